@@ -1,0 +1,1 @@
+"""The life of one delivery: outcomes, events, states, retry policy. Pure."""

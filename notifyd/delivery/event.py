@@ -1,0 +1,80 @@
+"""Events: what happened to a delivery, as it travels on the events topic.
+
+An event is one JSON object; a Kafka record holds an array of them. `seen` and `read` are
+events too, about the inbox of the user rather than about the delivery.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+import msgspec
+
+#: Delivery stages in the order that a tie within one attempt is decided by (the later wins).
+STAGES: Final = (
+    "scheduled",
+    "pending",
+    "attempting",
+    "retry_wait",
+    "stored",
+    "skipped",
+    "expired",
+    "failed",
+    "dead",
+    "sent",
+    "acked",
+)
+#: Stages about the user's inbox: they add, and never take away.
+INBOX_STAGES: Final = ("seen", "read")
+
+#: The run of a message's own first fan-out; later runs are time-ordered ids and so compare above it.
+FIRST_RUN: Final = ""
+
+
+class Event(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """One thing that happened to a message x recipient x channel.
+
+    `id` the message's UUID in lower case; `day` its ISO date (UTC); `digest` the first 16
+    bytes of the SHA-256 of its original bytes, in hex; `stage` one of `STAGES` or
+    `INBOX_STAGES`; `run` and `attempt` (from 1; 0 where nothing was attempted) order it;
+    `at` and `due` milliseconds since 1970; `pod` who says so.
+    """
+
+    id: str
+    day: str
+    digest: str
+    user: str
+    channel: str
+    stage: str
+    at: int
+    pod: str
+    run: str = FIRST_RUN
+    attempt: int = 0
+    due: int | None = None
+    reason: str | None = None
+    detail: str | None = None
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(list[Event])
+
+
+def encode_events(events: Sequence[Event]) -> bytes:
+    """Encode a batch of events as the value of one Kafka record."""
+    return _encoder.encode(events)
+
+
+def decode_events(value: bytes) -> list[Event]:
+    """Decode the value of one record of the events topic; raises `msgspec.MsgspecError`."""
+    return _decoder.decode(value)
+
+
+class EventSink(Protocol):
+    """Where roles put their events. Implemented over Kafka in `notifyd.stream.events`."""
+
+    async def write(self, events: Sequence[Event]) -> None:
+        """Return once the broker has acknowledged all of them; raises `TransientError` else."""
+
+    def post(self, events: Sequence[Event]) -> None:
+        """Hand over events that may be lost with the process (`sent` of ws); never blocks."""

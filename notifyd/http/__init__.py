@@ -1,0 +1,1 @@
+"""Health and metrics, and the public HTTP server."""

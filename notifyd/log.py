@@ -1,0 +1,59 @@
+"""Structured logs: JSON in pods, colours on a terminal; standard logging goes the same way."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any
+
+import structlog
+
+from notifyd.settings import Settings
+
+#: Libraries that say too much for an operator; their warnings still pass.
+_CHATTY = ("aiokafka", "faust", "mode", "asyncio", "aiohttp.access", "kafka")
+
+
+def configure_logging(settings: Settings, **fixed: Any) -> None:
+    """Send all logs of this process to standard error; `fixed` keys are on every line."""
+    as_json = settings.log_format == "json" or (settings.log_format == "auto" and not sys.stderr.isatty())
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+    ]
+    if as_json:
+        shared.append(structlog.processors.format_exc_info)
+    renderer: structlog.typing.Processor = (
+        structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer()
+    )
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(settings.log_level),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(settings.log_level.upper())
+    if settings.log_level != "debug":
+        for name in _CHATTY:
+            logging.getLogger(name).setLevel(logging.WARNING)
+    structlog.contextvars.clear_contextvars()
+    structlog.contextvars.bind_contextvars(**fixed)
+
+
+def get_logger(**keys: Any) -> structlog.typing.FilteringBoundLogger:
+    """Return a logger with `keys` on every line."""
+    logger: structlog.typing.FilteringBoundLogger = (
+        structlog.get_logger().bind(**keys) if keys else structlog.get_logger()
+    )
+    return logger

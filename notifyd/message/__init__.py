@@ -1,0 +1,1 @@
+"""The envelope: its format, limits, content versions and casts. Pure."""

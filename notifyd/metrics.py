@@ -1,0 +1,106 @@
+"""The catalogue of metrics: every metric of notifyd is declared here, once, with its meaning.
+
+Labels never carry an id. Times are seconds, sizes bytes. One `Metrics` belongs to one process
+and is passed to who needs it; nothing is registered at import.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+
+from notifyd.version import VERSION
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+
+class Metrics:
+    """All metrics of a process, on a registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        GCCollector(registry=self.registry)
+        self._process()
+        self._stream()
+        self._roles()
+        self._push()
+
+    def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
+        return Counter(name, meaning, labels, registry=self.registry)
+
+    def _gauge(self, name: str, meaning: str, *labels: str) -> Gauge:
+        return Gauge(name, meaning, labels, registry=self.registry)
+
+    def _histogram(self, name: str, meaning: str, *labels: str) -> Histogram:
+        return Histogram(name, meaning, labels, buckets=_SECONDS, registry=self.registry)
+
+    def _process(self) -> None:
+        self.build_info = self._gauge("notifyd_build_info", "1, with the version as a label.", "version")
+        self.build_info.labels(VERSION).set(1)
+        self.ready = self._gauge("notifyd_ready", "1 while the role is ready.", "role")
+        self.loop_lag = self._gauge(
+            "notifyd_event_loop_lag_seconds", "How late the event loop ran its last one-second timer."
+        )
+
+    def _stream(self) -> None:
+        self.records = self._counter("notifyd_records_total", "Records taken from a topic.", "role", "topic")
+        self.in_flight = self._gauge(
+            "notifyd_in_flight_records", "Records read and not yet acked.", "role", "topic", "partition"
+        )
+        self.lag = self._gauge(
+            "notifyd_lag_records", "Records of a partition not yet committed.", "role", "topic", "partition"
+        )
+        self.commits = self._counter("notifyd_commits_total", "Commits of offsets.", "role", "result")
+        self.rebalances = self._counter("notifyd_rebalances_total", "Assignments received.", "role")
+        self.handler_failures = self._counter(
+            "notifyd_handler_failures_total", "Failures of a handler that nobody foresaw.", "role", "topic"
+        )
+        self.drain = self._histogram("notifyd_drain_seconds", "Time that work in flight took to end.", "role")
+        self.produced = self._counter(
+            "notifyd_produced_records_total", "Records handed to the broker.", "topic", "result"
+        )
+        self.produce_seconds = self._histogram(
+            "notifyd_produce_seconds", "From handing over a record to the broker's acknowledgement.", "topic"
+        )
+        self.dead = self._counter("notifyd_dead_letters_total", "Records put on the DLQ.", "reason")
+
+    def _roles(self) -> None:
+        self.invalid = self._counter(
+            "notifyd_invalid_records_total", "Records that break a rule of the envelope.", "role", "reason"
+        )
+        self.persisted = self._counter("notifyd_persisted_rows_total", "Rows committed.", "table")
+        self.persist_seconds = self._histogram(
+            "notifyd_persist_batch_seconds", "One batch to committed rows."
+        )
+        self.database_waits = self._counter(
+            "notifyd_database_waits_total", "Waits for a database that did not answer.", "reason"
+        )
+        self.deliveries = self._counter(
+            "notifyd_deliveries_total", "Outcomes of delivery attempts.", "channel", "outcome", "reason"
+        )
+        self.delivery_seconds = self._histogram(
+            "notifyd_delivery_seconds", "One attempt to deliver.", "channel"
+        )
+        self.ingest_to_push = self._histogram(
+            "notifyd_ingest_to_push_seconds", "From the record's Kafka timestamp to the write to a socket."
+        )
+        self.events_written = self._counter("notifyd_events_total", "Events by stage.", "role", "stage")
+        self.events_dropped = self._counter(
+            "notifyd_events_dropped_total", "Events that may be lost and were, by reason.", "reason"
+        )
+
+    def _push(self) -> None:
+        self.connections = self._gauge("notifyd_ws_connections", "Open push connections.")
+        self.connections_opened = self._counter("notifyd_ws_connections_total", "Push connections opened.")
+        self.closes = self._counter("notifyd_ws_closes_total", "Push connections closed.", "code")
+        self.frames_in = self._counter("notifyd_ws_frames_received_total", "Frames from clients.", "op")
+        self.pushed = self._counter("notifyd_ws_messages_sent_total", "Messages written to a socket.")
+        self.acked = self._counter("notifyd_ws_acks_total", "Acknowledgements made durable.")
+        self.evicted = self._counter("notifyd_ws_evictions_total", "Connections cut for not reading.")
+        self.ingest_bytes = self._counter(
+            "notifyd_ws_ingest_bytes_total", "Bytes of messages read by this ws process."
+        )

@@ -1,0 +1,1 @@
+"""One file a role: wires the layers below into agents."""

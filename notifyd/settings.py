@@ -1,0 +1,247 @@
+"""Every setting of notifyd: `NOTIFYD_*` environment variables read into one frozen value."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import socket
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+from notifyd.errors import ConfigError
+
+PREFIX = "NOTIFYD_"
+
+#: What Kubernetes injects for a Service named `notifyd-...`; never one of ours.
+_SERVICE_LINK = re.compile(r"_SERVICE_(HOST|PORT)(_.+)?$|_PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)$")
+
+#: Read by the test suite and by nobody else.
+_NOT_SETTINGS = frozenset({"NOTIFYD_TEST_BROKERS", "NOTIFYD_TEST_DATABASE_URL"})
+
+
+def _hostname() -> str:
+    return socket.gethostname()
+
+
+class Settings(BaseSettings):
+    """All settings, each with its unit in its name (`_s` seconds, `_bytes`) or its description.
+
+    Build one with `load_settings`, which turns what is wrong into a `ConfigError` that
+    names the variable.
+    """
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
+
+    # Kafka
+    kafka_bootstrap_servers: str = Field(
+        "localhost:9092", description="Comma-separated host:port of brokers."
+    )
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", description="How to talk to the brokers."
+    )
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+        "SCRAM-SHA-512", description="With a SASL protocol: the mechanism."
+    )
+    kafka_sasl_username: str | None = Field(None, description="With a SASL protocol: the user.")
+    kafka_sasl_password: SecretStr | None = Field(None, description="With a SASL protocol: the password.")
+    kafka_ssl_ca_file: str | None = Field(None, description="PEM file of the authorities to trust.")
+    kafka_ssl_cert_file: str | None = Field(None, description="PEM file of our certificate (mutual TLS).")
+    kafka_ssl_key_file: str | None = Field(None, description="PEM file of our key (mutual TLS).")
+    kafka_idempotence: bool = Field(
+        True, description="Idempotent producer. Off only for a broker that lacks it, as the embedded one."
+    )
+    kafka_session_timeout_s: float = Field(
+        10.0,
+        gt=0,
+        description="A member silent for this long loses its partitions; a third is the heartbeat.",
+    )
+    kafka_rebalance_timeout_s: float = Field(
+        30.0, gt=0, description="How long the group waits for a member to let go; well above the drain."
+    )
+    kafka_request_timeout_s: float = Field(40.0, gt=0, description="One request to a broker.")
+    kafka_fetch_wait_s: float = Field(
+        0.05, ge=0, description="How long a broker may hold a fetch that has nothing yet."
+    )
+    kafka_max_poll_records: int = Field(500, gt=0, description="Records in one batch at most.")
+    kafka_commit_interval_s: float = Field(0.5, gt=0, description="Time between two commits of offsets.")
+    kafka_window_records: int = Field(
+        2000, gt=0, description="Records of one partition in flight at most; above, that partition pauses."
+    )
+
+    # Topics
+    topic_prefix: str = Field("notifyd.", description="What every topic name starts with.")
+    topic_partitions: int = Field(12, gt=0, description="`topics create`: partitions of a topic.")
+    topic_replication: int = Field(3, gt=0, description="`topics create`: copies of each partition.")
+    topic_retention_s: float = Field(7 * 86400.0, gt=0, description="`topics create`: how long records stay.")
+
+    # Producing
+    producer_max_pending: int = Field(10_000, gt=0, description="Sends not yet confirmed at most.")
+    producer_timeout_s: float = Field(30.0, gt=0, description="A send not confirmed by then has failed.")
+    events_linger_s: float = Field(
+        0.05, ge=0, description="How long events wait for others to share a record."
+    )
+
+    # Messages
+    message_max_bytes: int = Field(256 * 1024, gt=0, description="Size of a record's value.")
+    message_max_recipients: int = Field(1000, gt=0, description="Users in one `toUserIds`.")
+    message_max_user_id_chars: int = Field(128, gt=0, description="Length of a user id.")
+    message_max_ahead_s: float = Field(
+        86400.0, ge=0, description="How far ahead of its record's time a message may be dated."
+    )
+
+    # Database
+    database_url: SecretStr | None = Field(
+        None, description="postgresql://user:password@host:port/database; roles persist and sweep need it."
+    )
+    database_pool_size: int = Field(4, gt=0, description="Connections a process keeps at most.")
+    database_statement_timeout_s: float = Field(30.0, gt=0, description="One statement.")
+    database_connect_timeout_s: float = Field(5.0, gt=0, description="One attempt to connect.")
+
+    # HTTP
+    http_host: str = Field("0.0.0.0", description="Public address of ws and api.")
+    http_port: int = Field(8080, ge=0, le=65535, description="Public port of ws and api; 0: any free one.")
+    admin_host: str = Field("0.0.0.0", description="Address of health and metrics.")
+    admin_port: int = Field(9090, ge=0, le=65535, description="Port of health and metrics; 0: any free one.")
+
+    # Tokens
+    jwt_secret: SecretStr | None = Field(None, description="HS256 key, for development; at least 32 bytes.")
+    jwt_jwks_url: str | None = Field(None, description="Where the public keys (RS, ES, EdDSA) are published.")
+    jwt_issuer: str | None = Field(None, description="`iss` that a token must carry.")
+    jwt_audience: str | None = Field(None, description="`aud` that a token must carry.")
+
+    # Push
+    ws_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Comma-separated origins that browsers may connect from; empty: none, `*`: any."
+    )
+    ws_heartbeat_s: float = Field(25.0, gt=0, description="Between two heartbeats of a connection.")
+    ws_hello_timeout_s: float = Field(
+        5.0, gt=0, description="A connection without a hello by then is closed."
+    )
+    ws_max_frame_bytes: int = Field(16 * 1024, gt=0, description="Frame from a client.")
+    ws_max_connections_per_user: int = Field(20, gt=0, description="Connections of one user to one process.")
+    ws_max_unsent_bytes: int = Field(
+        256 * 1024, gt=0, description="A connection with more unsent bytes is cut; it resumes elsewhere."
+    )
+
+    # Deliver
+    deliver_concurrency: int = Field(200, gt=0, description="Deliveries of one process at a time.")
+    webhook_allow_private: bool = Field(
+        False, description="Allow plain http and private, loopback and link-local addresses. Tests only."
+    )
+    webhook_timeout_s: float = Field(10.0, gt=0, description="One webhook call.")
+    retry_max_attempts: int = Field(8, gt=0, description="Attempts of a delivery, the first included.")
+    stub_script: str = Field(
+        "", description="What the stub channel answers in turn, e.g. `retry,retry,done`; empty: done."
+    )
+
+    # Process
+    pod_name: str = Field(default_factory=_hostname, description="Name of this process in events and logs.")
+    drain_s: float = Field(5.0, gt=0, description="How long work in flight may take to end on a stop.")
+    grace_s: float = Field(
+        9.0,
+        gt=0,
+        description="From the signal to stop to the end by the watchdog (exit 70); above the drain.",
+    )
+    log_format: Literal["auto", "json", "console"] = Field(
+        "auto", description="auto: colours on a terminal, JSON elsewhere."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="The least level logged."
+    )
+    settings_strict: bool = Field(
+        True, description="An unknown NOTIFYD_ variable is an error; false makes it a warning."
+    )
+
+    @field_validator("ws_origins", mode="before")
+    @classmethod
+    def _split_list(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("jwt_secret")
+    @classmethod
+    def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value().encode()) < 32:
+            raise ValueError("is shorter than 32 bytes; make one with `openssl rand -hex 32`")
+        return value
+
+    @field_validator("database_url")
+    @classmethod
+    def _is_postgres(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not re.match(r"postgres(ql)?://", value.get_secret_value()):
+            raise ValueError("is not a postgresql:// URL")
+        return value
+
+    @model_validator(mode="after")
+    def _times_fit(self) -> Settings:
+        if self.grace_s <= self.drain_s:
+            raise ValueError(
+                "NOTIFYD_GRACE_S must be above NOTIFYD_DRAIN_S: the watchdog must not cut the drain"
+            )
+        if self.kafka_rebalance_timeout_s <= self.drain_s:
+            raise ValueError("NOTIFYD_KAFKA_REBALANCE_TIMEOUT_S must be above NOTIFYD_DRAIN_S")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Take arguments and the environment, and no file: a pod has one place to look."""
+        return init_settings, env_settings
+
+
+def variable_of(field: str) -> str:
+    """Name the environment variable of a field: `http_port` -> `NOTIFYD_HTTP_PORT`."""
+    return PREFIX + field.upper()
+
+
+def unknown_variables(environ: Mapping[str, str]) -> list[str]:
+    """Describe each `NOTIFYD_*` variable that is no setting, with the nearest name there is."""
+    known = {variable_of(name) for name in Settings.model_fields}
+    found = []
+    for name in sorted(environ):
+        if not name.upper().startswith(PREFIX) or name.upper() in known | _NOT_SETTINGS:
+            continue
+        if _SERVICE_LINK.search(name):
+            continue
+        near = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.5)
+        found.append(f"{name} is no setting" + (f"; did you mean {near[0]}?" if near else ""))
+    return found
+
+
+def load_settings(environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
+    """Read the settings from the environment; `overrides` are fields by name and win.
+
+    Raises `ConfigError` that names every wrong variable, never its secret value. With
+    `NOTIFYD_SETTINGS_STRICT=false` unknown variables are left to the caller to warn about
+    (`unknown_variables`).
+    """
+    env = os.environ if environ is None else environ
+    try:
+        settings = Settings(**overrides)
+    except ValidationError as error:
+        lines = []
+        for item in error.errors(include_url=False, include_input=False):
+            where = variable_of(str(item["loc"][0])) + " " if item["loc"] else ""
+            lines.append(f"{where}{item['msg'].removeprefix('Value error, ')}")
+        raise ConfigError(
+            "; ".join(lines), reason="bad_setting", remedy="`notifyd config` lists all settings"
+        ) from None
+    unknown = unknown_variables(env)
+    if unknown and settings.settings_strict:
+        raise ConfigError(
+            "; ".join(unknown),
+            reason="unknown_setting",
+            remedy="fix the name, or set NOTIFYD_SETTINGS_STRICT=false to go on with a warning",
+        )
+    return settings

@@ -1,0 +1,1 @@
+"""The stream engine: Faust with a ledger, topics, producers, dead letters."""

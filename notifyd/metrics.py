@@ -100,6 +100,9 @@ class Metrics:
         self.frames_in = self._counter("notifyd_ws_frames_received_total", "Frames from clients.", "op")
         self.pushed = self._counter("notifyd_ws_messages_sent_total", "Messages written to a socket.")
         self.acked = self._counter("notifyd_ws_acks_total", "Acknowledgements made durable.")
+        self.acks_refused = self._counter(
+            "notifyd_ws_acks_refused_total", "Acknowledged ids that cannot be of that user.", "reason"
+        )
         self.evicted = self._counter("notifyd_ws_evictions_total", "Connections cut for not reading.")
         self.ingest_bytes = self._counter(
             "notifyd_ws_ingest_bytes_total", "Bytes of messages read by this ws process."

@@ -72,6 +72,11 @@ class Settings(BaseSettings):
         2000, gt=0, description="Records of one partition in flight at most; above, that partition pauses."
     )
 
+    kafka_skip_lost_records: bool = Field(
+        False,
+        description="Go on where records were lost (retention, a topic made anew) instead of stopping the role.",
+    )
+
     # Topics
     topic_prefix: str = Field("notifyd.", description="What every topic name starts with.")
     topic_partitions: int = Field(12, gt=0, description="`topics create`: partitions of a topic.")
@@ -122,6 +127,9 @@ class Settings(BaseSettings):
         5.0, gt=0, description="A connection without a hello by then is closed."
     )
     ws_max_frame_bytes: int = Field(16 * 1024, gt=0, description="Frame from a client.")
+    ws_max_frames_per_s: float = Field(
+        100.0, gt=0, description="Frames a second from one connection; twice as many may come at once."
+    )
     ws_max_connections_per_user: int = Field(20, gt=0, description="Connections of one user to one process.")
     ws_max_unsent_bytes: int = Field(
         256 * 1024, gt=0, description="A connection with more unsent bytes is cut; it resumes elsewhere."

@@ -95,7 +95,9 @@ class Metrics:
 
     def _push(self) -> None:
         self.connections = self._gauge("notifyd_ws_connections", "Open push connections.")
-        self.connections_opened = self._counter("notifyd_ws_connections_total", "Push connections opened.")
+        self.connections_opened = self._counter(
+            "notifyd_ws_connections_opened_total", "Push connections opened."
+        )
         self.closes = self._counter("notifyd_ws_closes_total", "Push connections closed.", "code")
         self.frames_in = self._counter("notifyd_ws_frames_received_total", "Frames from clients.", "op")
         self.pushed = self._counter("notifyd_ws_messages_sent_total", "Messages written to a socket.")

@@ -85,6 +85,7 @@ class Metrics:
         self.delivery_seconds = self._histogram(
             "notifyd_delivery_seconds", "One attempt to deliver.", "channel"
         )
+        self.webhook_calls = self._gauge("notifyd_webhook_calls", "Webhook calls under way.")
         self.ingest_to_push = self._histogram(
             "notifyd_ingest_to_push_seconds", "From the record's Kafka timestamp to the write to a socket."
         )

@@ -141,6 +141,11 @@ class Settings(BaseSettings):
         False, description="Allow plain http and private, loopback and link-local addresses. Tests only."
     )
     webhook_timeout_s: float = Field(10.0, gt=0, description="One webhook call.")
+    webhook_host_concurrency: int = Field(
+        20,
+        gt=0,
+        description="Webhook calls to one host at a time; above it deliveries wait a moment, then come back.",
+    )
     retry_max_attempts: int = Field(8, gt=0, description="Attempts of a delivery, the first included.")
     stub_script: str = Field(
         "", description="What the stub channel answers in turn, e.g. `retry,retry,done`; empty: done."

@@ -1,0 +1,144 @@
+"""Events on their way to the events topic: gathered for a moment, one record per target partition."""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections.abc import Sequence
+from typing import Final
+
+from notifyd.delivery.event import Event, encode_events
+from notifyd.errors import NotifydError, TransientError
+from notifyd.log import get_logger
+from notifyd.metrics import Metrics
+from notifyd.settings import Settings
+from notifyd.stream.producer import OutRecord, Producer
+from notifyd.stream.topics import Topics
+
+#: Events that share one record at most; about 120 KB of JSON.
+_MAX_EVENTS: Final = 500
+#: Events handed over with `post` and not yet confirmed, at most; above it they are dropped and counted.
+_MAX_POSTED: Final = 20_000
+
+
+class _Buffer:
+    """What waits for one partition: the events, and the future of those who wait for them."""
+
+    __slots__ = ("events", "flushed", "posted")
+
+    def __init__(self, flushed: asyncio.Future[None]) -> None:
+        self.events: list[Event] = []
+        self.posted = 0
+        self.flushed = flushed
+
+
+class EventWriter:
+    """`EventSink` over Kafka. All events of a message go to one partition, in order as written here."""
+
+    def __init__(
+        self, producer: Producer, topics: Topics, settings: Settings, metrics: Metrics, *, role: str
+    ) -> None:
+        self._producer = producer
+        self._topic = topics.events
+        self._linger_s = settings.events_linger_s
+        self._metrics = metrics
+        self._role = role
+        self._logger = get_logger()
+        self._partitions = 0
+        self._buffers: dict[int, _Buffer] = {}
+        self._flushes: set[asyncio.Task[None]] = set()
+        self._tails: dict[int, asyncio.Task[None]] = {}
+        self._posted = 0
+        self._is_dropping = False
+        self._is_stopped = False
+
+    async def start(self) -> None:
+        """Learn the number of partitions; raises as `Producer.partitions`."""
+        self._partitions = await self._producer.partitions(self._topic)
+
+    async def stop(self) -> None:
+        """Send what is buffered, and wait for it; bounded by the stop of the producer, or by a cancel."""
+        self._is_stopped = True
+        for partition in tuple(self._buffers):
+            self._flush(partition)
+        while self._flushes:
+            await asyncio.wait(tuple(self._flushes))
+
+    async def write(self, events: Sequence[Event]) -> None:
+        """Return once the broker has all of them; waits as long as the broker is away.
+
+        Raises `TransientError` only once the producer is stopped, `PermanentError` where the topic is gone.
+        """
+        waits = {id(buffer): buffer.flushed for buffer in [self._add(event) for event in events]}
+        for flushed in waits.values():
+            # Shielded: who is cancelled must not take the flush away from others who share it.
+            await asyncio.shield(flushed)
+
+    def post(self, events: Sequence[Event]) -> None:
+        """Hand over events that may be lost; never blocks. Above a bound they are dropped and counted."""
+        for event in events:
+            if self._posted >= _MAX_POSTED or self._is_stopped:
+                self._metrics.events_dropped.labels("stopped" if self._is_stopped else "buffer_full").inc()
+                if not self._is_dropping:
+                    self._is_dropping = True
+                    self._logger.warning("events_dropped", reason="buffer_full", stage=event.stage)
+                continue
+            self._posted += 1
+            self._add(event).posted += 1
+
+    def _add(self, event: Event) -> _Buffer:
+        if not self._partitions:
+            raise TransientError("the event writer is not started", reason="producer_stopped")
+        partition = partition_of(event.id, self._partitions)
+        buffer = self._buffers.get(partition)
+        if buffer is None:
+            loop = asyncio.get_running_loop()
+            buffer = self._buffers[partition] = _Buffer(loop.create_future())
+            buffer.flushed.add_done_callback(_consume)
+            loop.call_later(self._linger_s, self._flush_this, partition, buffer)
+        buffer.events.append(event)
+        self._metrics.events_written.labels(self._role, event.stage).inc()
+        if len(buffer.events) >= _MAX_EVENTS:
+            self._flush(partition)
+        return buffer
+
+    def _flush_this(self, partition: int, buffer: _Buffer) -> None:
+        if self._buffers.get(partition) is buffer:
+            self._flush(partition)
+
+    def _flush(self, partition: int) -> None:
+        buffer = self._buffers.pop(partition)
+        task = asyncio.create_task(self._send(partition, buffer, self._tails.get(partition)))
+        self._tails[partition] = task
+        self._flushes.add(task)
+        task.add_done_callback(self._flushes.discard)
+
+    async def _send(self, partition: int, buffer: _Buffer, before: asyncio.Task[None] | None) -> None:
+        record = OutRecord(self._topic, encode_events(buffer.events), partition=partition)
+        try:
+            if before is not None and not before.done():
+                # One record of a partition at a time keeps the order over a repeated send.
+                await asyncio.wait([before])
+            await self._producer.send_held([record])
+        except NotifydError as error:
+            buffer.flushed.set_exception(error)
+            if buffer.posted:
+                self._metrics.events_dropped.labels(error.reason).inc(buffer.posted)
+        except BaseException:
+            buffer.flushed.cancel()
+            raise
+        else:
+            buffer.flushed.set_result(None)
+            self._is_dropping = False
+        finally:
+            self._posted -= buffer.posted
+
+
+def partition_of(message_id: str, partitions: int) -> int:
+    """Choose the events partition of a message: CRC-32 of its id, the same in every process."""
+    return zlib.crc32(message_id.encode()) % partitions
+
+
+def _consume(future: asyncio.Future[None]) -> None:
+    if not future.cancelled():
+        future.exception()

@@ -1,0 +1,93 @@
+"""Read a topic once, from its start to the end it had when we looked; for tools, not for roles."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from typing import Any, Final
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import errors as kafka
+
+from notifyd.errors import PermanentError, TransientError
+from notifyd.settings import Settings
+from notifyd.stream.clients import as_notifyd_error, kafka_options, probe_broker
+
+#: A broker that holds a record we may read hands it over within this time.
+_POLL_MS: Final = 250
+#: So many empty polls in a row before the end, and we give up rather than wait for ever.
+_EMPTY_POLLS: Final = 60
+
+
+@asynccontextmanager
+async def reader(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
+    """Open a consumer outside any group; errors of Kafka come out in our words."""
+    await probe_broker(settings)
+    consumer = AIOKafkaConsumer(
+        client_id="notifyd-reader",
+        enable_auto_commit=False,
+        isolation_level="read_committed",
+        auto_offset_reset="earliest",
+        fetch_max_wait_ms=100,
+        **kafka_options(settings),
+    )
+    try:
+        await consumer.start()
+        yield consumer
+    except (kafka.KafkaError, OSError) as error:
+        raise as_notifyd_error(error, "reading from Kafka") from error
+    finally:
+        await consumer.stop()
+
+
+async def partitions_of(consumer: AIOKafkaConsumer, topic: str) -> list[int]:
+    """List the partitions of a topic; `PermanentError` (`topic_missing`) if there is none."""
+    # All metadata, not this topic's: asking for one by name would create it where the broker may.
+    cluster = await consumer._client.fetch_all_metadata()
+    partitions = cluster.partitions_for_topic(topic)
+    if not partitions:
+        raise PermanentError(
+            f"topic {topic} is missing", reason="topic_missing", remedy="run `notifyd topics create`"
+        )
+    return sorted(partitions)
+
+
+async def read_to_end(consumer: AIOKafkaConsumer, topic: str) -> AsyncGenerator[Any, None]:
+    """Yield the records of a topic that were there when this was called, in order within a partition."""
+    began_ms = int(time.time() * 1000)
+    tps = [TopicPartition(topic, number) for number in await partitions_of(consumer, topic)]
+    consumer.assign(tps)
+    ends: dict[TopicPartition, int] = await consumer.end_offsets(tps)
+    starts: dict[TopicPartition, int] = await consumer.beginning_offsets(tps)
+    for tp in tps:
+        consumer.seek(tp, starts[tp])
+    if all(starts[tp] >= ends[tp] for tp in tps):
+        return
+    empty = 0
+    while True:
+        batches = await consumer.getmany(timeout_ms=_POLL_MS)
+        is_new = False
+        for tp, records in batches.items():
+            for record in records:
+                # The embedded broker tells an end before the last batch's own end, so what is
+                # past it counts too while it is older than our question.
+                if record.offset < ends[tp] or record.timestamp <= began_ms:
+                    is_new = True
+                    yield record
+        if is_new:
+            empty = 0
+            continue
+        empty += 1
+        # A position, not the last record's offset: markers of transactions and compaction leave holes.
+        if all([await consumer.position(tp) >= ends[tp] for tp in tps]):
+            return
+        if empty > _EMPTY_POLLS:
+            raise TransientError(f"{topic} could not be read to its end", reason="broker_unavailable")
+
+
+async def read_topic(settings: Settings, topic: str) -> AsyncGenerator[Any, None]:
+    """Open a reader and yield the records of a topic, as `read_to_end`."""
+    async with reader(settings) as consumer, aclosing(read_to_end(consumer, topic)) as records:
+        async for record in records:
+            yield record

@@ -1,0 +1,3 @@
+kafka:
+	@tools/kafka/fetch.sh
+.PHONY: kafka

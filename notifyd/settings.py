@@ -16,8 +16,10 @@ from notifyd.errors import ConfigError
 
 PREFIX = "NOTIFYD_"
 
-#: What Kubernetes injects for a Service named `notifyd-...`; never one of ours.
+#: What Kubernetes injects for a Service named `notifyd-...`; never one of ours, even where the
+#: name is: of a Service `notifyd-http` comes `NOTIFYD_HTTP_PORT=tcp://10.0.0.7:80`.
 _SERVICE_LINK = re.compile(r"_SERVICE_(HOST|PORT)(_.+)?$|_PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)$")
+_SERVICE_LINK_VALUE = re.compile(r"(tcp|udp|sctp)://")
 
 #: Read by the test suite and by nobody else.
 _NOT_SETTINGS = frozenset({"NOTIFYD_TEST_BROKERS", "NOTIFYD_TEST_DATABASE_URL"})
@@ -209,13 +211,18 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Take arguments and the environment, and no file: a pod has one place to look."""
-        return init_settings, env_settings
+        """Take arguments alone: `load_settings` passes the environment, so that tests can pass another."""
+        return (init_settings,)
 
 
 def variable_of(field: str) -> str:
     """Name the environment variable of a field: `http_port` -> `NOTIFYD_HTTP_PORT`."""
     return PREFIX + field.upper()
+
+
+def _is_service_link(name: str, value: str) -> bool:
+    is_port = name.upper().endswith("_PORT") and _SERVICE_LINK_VALUE.match(value) is not None
+    return is_port or _SERVICE_LINK.search(name) is not None
 
 
 def unknown_variables(environ: Mapping[str, str]) -> list[str]:
@@ -225,7 +232,7 @@ def unknown_variables(environ: Mapping[str, str]) -> list[str]:
     for name in sorted(environ):
         if not name.upper().startswith(PREFIX) or name.upper() in known | _NOT_SETTINGS:
             continue
-        if _SERVICE_LINK.search(name):
+        if _is_service_link(name, environ[name]):
             continue
         near = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.5)
         found.append(f"{name} is no setting" + (f"; did you mean {near[0]}?" if near else ""))
@@ -233,15 +240,21 @@ def unknown_variables(environ: Mapping[str, str]) -> list[str]:
 
 
 def load_settings(environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
-    """Read the settings from the environment; `overrides` are fields by name and win.
+    """Read the settings from the environment (`environ`, else the process's); `overrides` win.
 
     Raises `ConfigError` that names every wrong variable, never its secret value. With
     `NOTIFYD_SETTINGS_STRICT=false` unknown variables are left to the caller to warn about
     (`unknown_variables`).
     """
     env = os.environ if environ is None else environ
+    fields = {variable_of(name): name for name in Settings.model_fields}
+    values: dict[str, Any] = {
+        fields[name.upper()]: text
+        for name, text in env.items()
+        if name.upper() in fields and not _is_service_link(name, text)
+    }
     try:
-        settings = Settings(**overrides)
+        settings = Settings(**{**values, **overrides})
     except ValidationError as error:
         lines = []
         for item in error.errors(include_url=False, include_input=False):

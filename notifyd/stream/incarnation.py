@@ -23,18 +23,13 @@ from aiokafka import AIOKafkaProducer
 from aiokafka import errors as kafka
 
 from notifyd.errors import PermanentError
+from notifyd.message.ids import new_id
 from notifyd.settings import Settings
 from notifyd.stream.clients import as_notifyd_error, kafka_options
 from notifyd.stream.reading import read_topic
 from notifyd.stream.topics import Topics
 
 _KEY: Final = b"incarnation"
-
-
-def new_id() -> str:
-    import uuid
-
-    return str(uuid.uuid4())
 
 
 @dataclass(frozen=True, slots=True)

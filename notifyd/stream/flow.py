@@ -1,0 +1,171 @@
+"""The flow of one partition during one assignment: window, delay, work in flight, its end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+from faust.types import TP
+
+from notifyd.stream.batch import Batch, Record
+from notifyd.stream.ledger import PartitionLedger
+
+
+class PartitionFlow:
+    """One partition for as long as it is ours (an epoch), from its assignment to its end.
+
+    `window` bounds the records in flight: a full window pauses this partition alone.
+    `delay_s` makes it a retry topic: a record is handed over once it is that old, and what
+    is not due waits here, at the head of its partition. `on_change` is called when something
+    may be read again.
+
+    Its stages: opened with `start_at`, live, draining (nothing new is begun, what runs may
+    end), closed (late acks change nothing, what still runs is cancelled).
+    """
+
+    def __init__(self, tp: TP, *, window: int, delay_s: float = 0.0, on_change: Callable[[], None]) -> None:
+        self.tp = tp
+        self._window = window
+        self._delay_ms = int(delay_s * 1000)
+        self._on_change = on_change
+        self._ledger: PartitionLedger | None = None
+        self._parked: deque[Record] = deque()
+        self._handed_over = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._is_draining = False
+        self._idle: asyncio.Event | None = None
+
+    # Start
+
+    def start_at(self, offset: int) -> None:
+        """Open the ledger: reading begins at `offset`."""
+        self._ledger = PartitionLedger(offset)
+        self._handed_over = offset
+        self._on_change()
+
+    @property
+    def is_started(self) -> bool:
+        """Whether the place to read from is known."""
+        return self._ledger is not None
+
+    # Reading
+
+    @property
+    def is_live(self) -> bool:
+        """Whether new work may begin."""
+        return not self._is_draining and self._ledger is not None and not self._ledger.is_closed
+
+    @property
+    def room(self) -> int:
+        """How many records may be read now; 0 pauses the partition."""
+        if not self.is_live or self._parked:
+            return 0
+        return max(0, self._window - self.in_flight)
+
+    @property
+    def in_flight(self) -> int:
+        """Records read and not acked, those that wait for their time included."""
+        return self._ledger.in_flight if self._ledger is not None else 0
+
+    @property
+    def position(self) -> int | None:
+        """The offset to be read next."""
+        return self._ledger.position if self._ledger is not None else None
+
+    def take(self, records: Sequence[Record], position: int, now_ms: int) -> Batch | None:
+        """Enter records just fetched; return those to hand over now, if any."""
+        assert self._ledger is not None
+        if not records:
+            self._ledger.skip_to(position)
+            return None
+        self._ledger.read([record.offset for record in records], position)
+        if not self._delay_ms:
+            return self._batch(records, position)
+        self._parked.extend(records)
+        return self.due(now_ms)
+
+    def due(self, now_ms: int) -> Batch | None:
+        """Return the parked records whose time has come, in order, if any."""
+        if not self._parked or not self.is_live:
+            return None
+        ready = []
+        while self._parked and self._parked[0].timestamp + self._delay_ms <= now_ms:
+            ready.append(self._parked.popleft())
+        if not ready:
+            return None
+        assert self._ledger is not None
+        end = self._parked[0].offset if self._parked else self._ledger.position
+        return self._batch(ready, end)
+
+    @property
+    def next_due_ms(self) -> int | None:
+        """When the head of a delayed partition is due (ms since 1970); `None` without one."""
+        return self._parked[0].timestamp + self._delay_ms if self._parked and self.is_live else None
+
+    def _batch(self, records: Sequence[Record], end: int) -> Batch:
+        start, self._handed_over = self._handed_over, end
+        return Batch(self, records, start, end)
+
+    # Acks and commits
+
+    def ack(self, offset: int) -> None:
+        """Acknowledge one record; does nothing once the partition is gone."""
+        ledger = self._ledger
+        if ledger is None:
+            return
+        was_full = ledger.in_flight >= self._window
+        if ledger.ack(offset) and was_full:
+            self._on_change()
+
+    @property
+    def uncommitted(self) -> int | None:
+        """The offset to commit now, if it differs from what the broker has."""
+        return self._ledger.uncommitted if self._ledger is not None else None
+
+    def committed(self, offset: int) -> None:
+        """Note what the broker has stored."""
+        if self._ledger is not None:
+            self._ledger.committed(offset)
+
+    # Work
+
+    def begin(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """Run `work` as a task of this epoch: it is waited for in a drain, then cancelled."""
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not self._tasks and self._idle is not None:
+            self._idle.set()
+
+    @property
+    def running(self) -> list[str]:
+        """Names of the tasks that are still at work."""
+        return sorted(task.get_name() for task in self._tasks)
+
+    # End
+
+    def drain(self) -> None:
+        """Begin nothing new; what waits for its time is left for the next owner."""
+        self._is_draining = True
+        self._parked.clear()
+
+    async def wait_idle(self) -> None:
+        """Return when no task is at work; the caller sets the limit."""
+        while self._tasks:
+            self._idle = asyncio.Event()
+            await self._idle.wait()
+
+    def close(self) -> None:
+        """End the epoch: late acks change nothing, tasks still at work are cancelled."""
+        self._is_draining = True
+        self._parked.clear()
+        if self._ledger is not None:
+            self._ledger.close()
+        for task in list(self._tasks):
+            task.cancel()

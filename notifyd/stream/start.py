@@ -1,0 +1,105 @@
+"""Where to begin reading a partition: decided once per assignment, never by a silent reset."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from aiokafka.structs import TopicPartition
+from faust.types import TP
+
+from notifyd.errors import PermanentError
+from notifyd.log import get_logger
+
+_log = get_logger()
+
+#: Given partitions, tells the offsets of those that it knows a place for.
+Places = Callable[[Sequence[TP]], Awaitable[Mapping[TP, int]]]
+
+
+@dataclass(frozen=True, slots=True)
+class StartPlan:
+    """How a role starts its partitions.
+
+    `places` overrides the group's committed offsets (`persist` starts at its marks).
+    `is_live_only` starts at the end of what is there (`ws`): partitions that appear later
+    start at 0, and those that come back after a rebalance where reading stopped.
+    """
+
+    places: Places | None = None
+    is_live_only: bool = False
+
+
+#: At the group's committed offsets; at the earliest record where there are none.
+FROM_COMMITTED: Final = StartPlan()
+
+
+async def plan_starts(
+    client: Any,
+    tps: Sequence[TP],
+    plan: StartPlan,
+    *,
+    known: Collection[TP],
+    last_position: Mapping[TP, int],
+    may_skip_lost: bool,
+) -> dict[TP, int]:
+    """Return the offset to read first of each partition.
+
+    A group without an offset starts at the earliest record. Raises `PermanentError` (reason
+    `records_lost`) when records between the place and what the broker still has are gone, or
+    the place lies beyond the end, as in a topic that was made anew: its range is unknown,
+    never "empty". With `may_skip_lost` that is logged as an error and reading goes on.
+    """
+    aio = [TopicPartition(tp.topic, tp.partition) for tp in tps]
+    earliest, ends = await asyncio.gather(client.beginning_offsets(aio), client.end_offsets(aio))
+    first = {TP(tp.topic, tp.partition): offset for tp, offset in earliest.items()}
+    end = {TP(tp.topic, tp.partition): offset for tp, offset in ends.items()}
+    if plan.is_live_only:
+        return _live(tps, first, end, known, last_position)
+    if plan.places is not None:
+        places = dict(await plan.places(tps))
+    else:
+        committed = await asyncio.gather(*(client.committed(tp) for tp in aio))
+        places = {tp: offset for tp, offset in zip(tps, committed, strict=True) if offset is not None}
+    return {tp: _checked(tp, places.get(tp), first[tp], end[tp], may_skip_lost) for tp in tps}
+
+
+def _live(
+    tps: Sequence[TP],
+    first: Mapping[TP, int],
+    end: Mapping[TP, int],
+    known: Collection[TP],
+    last_position: Mapping[TP, int],
+) -> dict[TP, int]:
+    is_first_assignment = not known
+    starts = {}
+    for tp in tps:
+        if tp in last_position:
+            starts[tp] = min(max(last_position[tp], first[tp]), end[tp])
+        else:
+            starts[tp] = end[tp] if is_first_assignment else first[tp]
+    return starts
+
+
+def _checked(tp: TP, place: int | None, first: int, end: int, may_skip_lost: bool) -> int:
+    if place is None:
+        return first
+    if first <= place <= end:
+        return place
+    if place < first:
+        what = f"offsets {place} to {first - 1} of {tp.topic}:{tp.partition} are no longer in the broker"
+    else:
+        what = (
+            f"the place to go on, offset {place}, lies beyond the end ({end}) of {tp.topic}:{tp.partition}: "
+            "the topic was made anew or truncated"
+        )
+    if not may_skip_lost:
+        raise PermanentError(
+            what,
+            reason="records_lost",
+            remedy=f"set NOTIFYD_KAFKA_SKIP_LOST_RECORDS=true to go on at offset {first}",
+        )
+    _log.error("records_lost", topic=tp.topic, partition=tp.partition, detail=what, resumes_at=first)
+    return first

@@ -1,0 +1,164 @@
+"""How the records of a stream are worked on: each by itself, or partition by partition.
+
+Both acknowledge only after the work has returned. Work that fails in a way nobody foresaw is
+handed to `on_surprise`, which turns it into an outcome (a retry, a dead letter); where even
+that fails the role ends, with its record unacknowledged for the next one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from typing import Protocol
+
+from notifyd.log import get_logger
+from notifyd.stream.batch import Batch, Record
+from notifyd.stream.engine import Agent, EngineOptions
+
+_log = get_logger()
+
+RecordWork = Callable[[Batch, Record], Awaitable[None]]
+BatchWork = Callable[[Batch], Awaitable[None]]
+
+
+class OnSurprise(Protocol):
+    """Makes an outcome of a failure that nobody foresaw; must be durable when it returns."""
+
+    async def __call__(self, record: Record, error: Exception) -> None:
+        """Handle one record."""
+
+
+def work_on_records(
+    options: EngineOptions, work: RecordWork, on_surprise: OnSurprise, *, concurrency: int
+) -> Agent:
+    """Return an agent that runs `work` for each record, `concurrency` at a time.
+
+    Records of one partition with the same key are worked on one after the other; others
+    overtake each other freely.
+    """
+    slots = asyncio.Semaphore(concurrency)
+    tails: dict[tuple[object, bytes], asyncio.Task[None]] = {}
+
+    async def run(batch: Batch, record: Record, before: asyncio.Task[None] | None) -> None:
+        try:
+            if before is not None:
+                await asyncio.wait({before})
+            await _guarded(options, batch, record, work, on_surprise)
+        finally:
+            slots.release()
+
+    async def agent(stream: AsyncIterator[Batch]) -> None:
+        async for batch in stream:
+            for record in batch.records:
+                await slots.acquire()
+                if not batch.is_live:
+                    slots.release()
+                    break
+                place = (batch.flow, record.key) if record.key else None
+                before = tails.get(place) if place else None
+                task = batch.flow.begin(
+                    run(batch, record, before), f"{batch.tp.topic}:{batch.tp.partition}@{record.offset}"
+                )
+                if place:
+                    tails[place] = task
+                    task.add_done_callback(partial(_forget, tails, place))
+
+    return agent
+
+
+def _forget(
+    tails: dict[tuple[object, bytes], asyncio.Task[None]],
+    place: tuple[object, bytes],
+    done: asyncio.Task[None],
+) -> None:
+    if tails.get(place) is done:
+        del tails[place]
+
+
+async def _guarded(
+    options: EngineOptions, batch: Batch, record: Record, work: RecordWork, on_surprise: OnSurprise
+) -> None:
+    try:
+        await work(batch, record)
+    except Exception as error:  # the agent's outer edge: every failure becomes an outcome
+        if not await _outcome(options, batch, record, error, on_surprise):
+            return
+    batch.ack(record.offset)
+
+
+async def _outcome(
+    options: EngineOptions, batch: Batch, record: Record, error: Exception, on_surprise: OnSurprise
+) -> bool:
+    """Turn a surprise into an outcome; false where that failed too and the role has to end."""
+    options.metrics.handler_failures.labels(options.role, batch.tp.topic).inc()
+    _log.error(
+        "handler_failed",
+        role=options.role,
+        topic=batch.tp.topic,
+        partition=batch.tp.partition,
+        offset=record.offset,
+        exc_info=error,
+    )
+    try:
+        await on_surprise(record, error)
+    except Exception as failure:
+        options.fail(failure)
+        return False
+    return True
+
+
+def work_on_batches(
+    options: EngineOptions, work: BatchWork, on_surprise: OnSurprise, *, concurrency: int
+) -> Agent:
+    """Return an agent that runs `work` for each batch, `concurrency` partitions at a time.
+
+    Batches of one partition are worked on in order. Where one fails unforeseen it is worked on
+    record by record, so that what cannot be handled is the only thing set aside.
+    """
+    slots = asyncio.Semaphore(concurrency)
+    tails: dict[object, asyncio.Task[None]] = {}
+
+    async def run(batch: Batch, before: asyncio.Task[None] | None) -> None:
+        if before is not None:
+            await asyncio.wait({before})
+        async with slots:
+            if not batch.is_live:
+                return
+            try:
+                await work(batch)
+            except Exception as error:
+                await one_by_one(batch, error)
+            else:
+                batch.ack_all()
+
+    async def one_by_one(batch: Batch, error: Exception) -> None:
+        if len(batch.records) == 1:
+            if await _outcome(options, batch, batch.records[0], error, on_surprise):
+                await skip(batch)
+            return
+        for part in batch.split():
+            try:
+                await work(part)
+            except Exception as failure:
+                if not await _outcome(options, batch, part.records[0], failure, on_surprise):
+                    return
+                await skip(part)
+            else:
+                part.ack_all()
+
+    async def skip(part: Batch) -> None:
+        """Pass over a record that was set aside: an empty batch moves what `work` keeps of the place."""
+        await work(part.emptied())
+        part.ack_all()
+
+    async def agent(stream: AsyncIterator[Batch]) -> None:
+        async for batch in stream:
+            if batch.is_live:
+                tails[batch.flow] = batch.flow.begin(
+                    run(batch, tails.get(batch.flow)), f"{batch.tp.topic}:{batch.tp.partition}@{batch.start}"
+                )
+            for flow in [flow for flow, task in tails.items() if task.done()]:
+                del tails[flow]
+
+    return agent

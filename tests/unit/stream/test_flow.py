@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+
+from faust.types import TP
+
+from notifyd.stream.flow import PartitionFlow
+
+TP0 = TP("t", 0)
+
+
+def record(offset: int, timestamp: int = 0, key: bytes | None = None) -> SimpleNamespace:
+    return SimpleNamespace(offset=offset, timestamp=timestamp, key=key, topic="t", partition=0, headers=())
+
+
+def flow_of(window: int = 10, delay_s: float = 0.0) -> tuple[PartitionFlow, list[int]]:
+    wakes: list[int] = []
+    flow = PartitionFlow(TP0, window=window, delay_s=delay_s, on_change=lambda: wakes.append(1))
+    flow.start_at(0)
+    wakes.clear()
+    return flow, wakes
+
+
+def test_nothing_is_read_before_the_place_is_known() -> None:
+    flow = PartitionFlow(TP0, window=10, on_change=lambda: None)
+    assert flow.room == 0
+    flow.start_at(7)
+    assert (flow.room, flow.position) == (10, 7)
+
+
+def test_a_full_window_pauses_the_partition_and_an_ack_wakes_the_reader() -> None:
+    flow, wakes = flow_of(window=2)
+    batch = flow.take([record(0), record(1)], 2, 0)
+    assert batch is not None
+    assert flow.room == 0
+    batch.ack(0)
+    assert flow.room == 1
+    assert wakes
+
+
+def test_batches_join_without_gaps_where_the_log_has_holes() -> None:
+    flow, _ = flow_of()
+    first = flow.take([record(1), record(3)], 6, 0)
+    flow.take([], 9, 0)
+    second = flow.take([record(9)], 10, 0)
+    assert first is not None
+    assert second is not None
+    assert (first.start, first.end) == (0, 6)
+    assert (second.start, second.end) == (6, 10)
+
+
+def test_the_parts_of_a_batch_cover_it() -> None:
+    flow, _ = flow_of()
+    batch = flow.take([record(1), record(3), record(4)], 8, 0)
+    assert batch is not None
+    assert [(part.start, part.end, len(part.records)) for part in batch.split()] == [
+        (0, 3, 1),
+        (3, 4, 1),
+        (4, 8, 1),
+    ]
+
+
+def test_a_delayed_partition_hands_over_what_is_due_and_in_order() -> None:
+    flow, _ = flow_of(delay_s=5)
+    assert flow.take([record(0, 1000), record(1, 2000), record(2, 9000)], 3, 5999) is None
+    assert flow.next_due_ms == 6000
+    assert flow.room == 0  # its head waits: nothing behind it is read
+    batch = flow.due(7000)
+    assert batch is not None
+    assert [r.offset for r in batch.records] == [0, 1]
+    assert (batch.start, batch.end) == (0, 2)
+    assert flow.next_due_ms == 14000
+    rest = flow.due(14000)
+    assert rest is not None
+    assert (rest.start, rest.end) == (2, 3)
+    assert flow.room == 7
+
+
+def test_what_waits_for_its_time_holds_the_commit() -> None:
+    flow, _ = flow_of(delay_s=5)
+    batch = flow.take([record(0, 0), record(1, 9000)], 2, 5000)
+    assert batch is not None
+    batch.ack_all()
+    assert flow.uncommitted == 1
+
+
+async def test_a_drain_begins_nothing_new_and_waits_for_what_runs() -> None:
+    flow, _ = flow_of()
+    go = asyncio.Event()
+    batch = flow.take([record(0)], 1, 0)
+    assert batch is not None
+
+    async def work() -> None:
+        await go.wait()
+        batch.ack(0)
+
+    flow.begin(work(), "t:0@0")
+    flow.drain()
+    assert not batch.is_live
+    assert flow.room == 0
+    idle = asyncio.create_task(flow.wait_idle())
+    await asyncio.sleep(0)
+    assert not idle.done()
+    assert flow.running == ["t:0@0"]
+    go.set()
+    await asyncio.wait_for(idle, 1)
+    assert flow.uncommitted == 1
+
+
+async def test_a_closed_flow_cancels_what_runs_and_takes_no_late_ack() -> None:
+    flow, _ = flow_of()
+    batch = flow.take([record(0)], 1, 0)
+    assert batch is not None
+    task = flow.begin(asyncio.sleep(60), "t:0@0")
+    flow.close()
+    await asyncio.wait({task}, timeout=1)
+    assert task.cancelled()
+    batch.ack_all()
+    assert flow.uncommitted is None

@@ -1,0 +1,124 @@
+"""What an HTTP answer, or the lack of one, means to a delivery. Pure.
+
+No detail names a host, a path or what the other side wrote: all of that comes from a contact, and
+details are shown in traces.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import errno
+import os
+import re
+import ssl
+from collections.abc import Mapping
+from typing import Final
+
+import aiohttp
+
+from notifyd.channels.addresses import AddressRefused
+from notifyd.delivery.outcome import Dead, Done, Outcome, Retry, Skip
+
+#: Client errors that may pass: request timeout, too early, too many requests.
+_RETRIED_4XX: Final = frozenset({408, 425, 429})
+
+#: Our own host's limits, not the other side's fault.
+_OWN_ERRNOS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
+
+
+def outcome_of_status(status: int, retry_after: str | None, *, now_s: float) -> Outcome:
+    """Map an answer's status; `retry_after` is its header, `now_s` Unix time in seconds."""
+    detail = f"HTTP {status}"
+    match status // 100:
+        case 2:
+            return Done(detail)
+        case 3:
+            return Dead("redirected", f"{detail}: redirects are not followed")
+        case 4 if status == 410:
+            return Dead("gone", detail)
+        case 4 if status not in _RETRIED_4XX:
+            return Dead(f"http_{status}", detail)
+        case 4 | 5:
+            return Retry(f"http_{status}", after_s=parse_retry_after(retry_after, now_s=now_s), detail=detail)
+    return Dead("bad_response", f"{detail} is no answer")
+
+
+def parse_retry_after(value: str | None, *, now_s: float) -> float | None:
+    """Read a `Retry-After` in either form of RFC 9110, 10.2.3; None: absent, wrong, or no wait."""
+    if value is None:
+        return None
+    value = value.strip()
+    if re.fullmatch(r"[0-9]{1,12}", value):
+        after_s = float(value)
+    else:
+        try:
+            after_s = email.utils.parsedate_to_datetime(value).timestamp() - now_s
+        except (ValueError, OverflowError):
+            return None
+    return after_s if after_s > 0 else None
+
+
+def outcome_of_error(error: Exception, *, timeout_s: float) -> Retry | Dead:
+    """Map what a call raised instead of an answer; raises `error` again where it is ours."""
+    outcome: Retry | Dead
+    match error:
+        case TimeoutError():
+            outcome = Retry("timeout", detail=f"no answer within {timeout_s:g} s")
+        case aiohttp.InvalidURL():
+            outcome = Dead("bad_url", "the URL is not valid")
+        case aiohttp.ClientConnectorError() if isinstance(error.os_error, AddressRefused):
+            outcome = Dead("address_refused", "the host is at no public address")
+        case aiohttp.ClientConnectorDNSError():
+            outcome = Retry("dns_failed", detail="the host's name was not resolved")
+        # Certificates get renewed and chains mended: what fails here is worth trying again.
+        case aiohttp.ClientConnectorCertificateError():
+            outcome = Retry("tls_failed", detail=_certificate_fault(error.certificate_error))
+        case aiohttp.ClientSSLError():
+            outcome = Retry("tls_failed", detail="no TLS connection")
+        case aiohttp.ClientConnectorError() if error.os_error.errno in _OWN_ERRNOS:
+            outcome = Retry("no_sockets", detail=_name(error.os_error), counts=False)
+        case aiohttp.ClientConnectorError():
+            outcome = Retry("connect_failed", detail=_name(error.os_error))
+        case aiohttp.ClientResponseError():
+            outcome = Retry("bad_response", detail="the answer is not HTTP")
+        case aiohttp.ClientError() | OSError():
+            outcome = Retry("connection_lost", detail="the connection ended before an answer")
+        case _:
+            raise error
+    return outcome
+
+
+def combine(outcomes: Mapping[int, Outcome]) -> Outcome:
+    """Make one outcome of those of a user's addresses, by their index in the contact.
+
+    Done when every address has it. While one may still work the delivery is tried again, at all
+    of them. An address that is `gone` is not missed as long as another one took the message.
+    """
+    in_order = [outcomes[index] for index in sorted(outcomes)]
+    if len(in_order) == 1:
+        return in_order[0]
+    detail = "; ".join(f"webhook[{index}] {_describe(outcomes[index])}" for index in sorted(outcomes))
+    retries = [outcome for outcome in in_order if isinstance(outcome, Retry)]
+    if retries:
+        waits = [retry.after_s for retry in retries if retry.after_s is not None]
+        is_counted = len(retries) < len(in_order) or any(retry.counts for retry in retries)
+        return Retry(retries[0].reason, after_s=max(waits, default=None), detail=detail, counts=is_counted)
+    dead = [outcome for outcome in in_order if isinstance(outcome, Dead)]
+    missed = [outcome for outcome in dead if outcome.reason != "gone"]
+    if not missed and len(dead) == len(in_order):
+        missed = dead
+    return Dead(missed[0].reason, detail) if missed else Done(detail)
+
+
+def _describe(outcome: Outcome) -> str:
+    return outcome.reason if isinstance(outcome, Skip) else outcome.detail
+
+
+def _certificate_fault(error: Exception) -> str:
+    # Up to the comma: what follows it names the host.
+    text = error.verify_message.partition(",")[0] if isinstance(error, ssl.SSLCertVerificationError) else ""
+    return f"certificate: {text or 'refused'}"
+
+
+def _name(error: OSError) -> str:
+    return os.strerror(error.errno) if error.errno else "no connection"

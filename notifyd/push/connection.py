@@ -1,0 +1,378 @@
+"""One push connection: an asyncio protocol that owns the socket after aiohttp handed it over.
+
+Slotted, without a task, a timer or a queue of its own: time is kept by the hub's sweep, and
+what is due goes out once per tick of the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from enum import Enum
+from typing import TYPE_CHECKING, Final, Protocol, cast
+
+from notifyd.push import websocket
+from notifyd.push.protocol import (
+    ERROR_OF,
+    BadFrame,
+    ClientFrame,
+    CloseCode,
+    Hello,
+    Mark,
+    decode_client,
+    encode_error,
+    join_frames,
+)
+from notifyd.push.websocket import FrameReader, ProtocolViolation, encode_close, encode_frame
+
+if TYPE_CHECKING:
+    from notifyd.push.hub import Hub
+
+#: Objects joined into one WebSocket frame hold no more than this: receivers have limits too
+#: (the `websockets` library takes 1 MiB, aiohttp 4 MiB). A message above it goes alone.
+JOIN_BYTES: Final = 64 * 1024
+#: Messages that came right behind a hello whose token is still being verified.
+_MAX_EARLY: Final = 16
+
+
+class State(Enum):
+    """Where a connection stands. It moves down this list and never up."""
+
+    HELLO = "hello"
+    VERIFYING = "verifying"
+    OPEN = "open"
+    CLOSING = "closing"
+    CLOSED = "closed"
+
+
+class Note(Protocol):
+    """What wants to know that a frame was written."""
+
+    def on_written(self, user: str) -> None:
+        """`user` has it on one socket at least."""
+
+
+class Frame:
+    """What is sent, encoded once and shared by all connections that send it."""
+
+    __slots__ = ("_wire", "note", "payload")
+
+    def __init__(self, payload: bytes, note: Note | None = None) -> None:
+        self.payload = payload
+        self.note = note
+        self._wire: bytes | None = None
+
+    @property
+    def wire(self) -> bytes:
+        """The whole WebSocket frame."""
+        if self._wire is None:
+            self._wire = encode_frame(self.payload)
+        return self._wire
+
+
+class Connection(asyncio.Protocol):
+    """A client. `greet` is called once with its hello, and answers by `open` or `close`."""
+
+    __slots__ = (
+        "_early",
+        "_greet",
+        "_hub",
+        "_is_held",
+        "_is_paused",
+        "_pending",
+        "_reader",
+        "_tokens",
+        "_tokens_at",
+        "_transport",
+        "_unflushed",
+        "due_at",
+        "expires_at_s",
+        "is_dirty",
+        "reads",
+        "session",
+        "state",
+        "unconfirmed",
+        "user",
+        "wants_acks",
+    )
+
+    def __init__(self, hub: Hub, greet: Callable[[Connection, Hello], None]) -> None:
+        self._hub = hub
+        self._greet: Callable[[Connection, Hello], None] | None = greet
+        self._reader: FrameReader | None = FrameReader(hub.limits.max_frame_bytes)
+        self._transport: asyncio.Transport | None = None
+        self._pending: list[Frame] = []
+        self._unflushed = 0
+        self._early: list[ClientFrame] | None = None
+        self._is_paused = False
+        self._is_held = False
+        self._tokens = 2 * hub.limits.max_frames_per_s
+        self._tokens_at = hub.monotonic()
+        self.state = State.HELLO
+        self.user = ""
+        self.session = ""
+        self.reads: tuple[str, ...] = ("1",)
+        self.wants_acks = True
+        self.expires_at_s = float("inf")
+        #: When the sweep looks at this connection next, by the loop's clock.
+        self.due_at = 0.0
+        #: The hub has it on the list of those to flush.
+        self.is_dirty = False
+        #: Ids whose confirmation is on its way.
+        self.unconfirmed = 0
+
+    # What asyncio calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take over the socket; the handshake is written already."""
+        self._transport = cast("asyncio.Transport", transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Let go of everything; the hub forgets the connection."""
+        is_sudden = self.state is not State.CLOSING
+        self.state = State.CLOSED
+        self._transport = None
+        self._pending = []
+        self._early = None
+        self._greet = None
+        self._unflushed = 0
+        self._hub.forget(self, is_sudden=is_sudden)
+
+    def eof_received(self) -> None:
+        """Close when the peer has: a half-open WebSocket has no use."""
+
+    def pause_writing(self) -> None:
+        """Keep what is due as shared frames instead of copies in the transport."""
+        self._is_paused = True
+
+    def resume_writing(self) -> None:
+        """Go on with what is due."""
+        self._is_paused = False
+        if self._pending and self.state is State.OPEN:
+            self._hub.mark_dirty(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Read what came; a client that breaks a rule is told why and let go."""
+        if self.state is State.CLOSED:
+            return
+        reader = self._reader
+        if reader is None:
+            return
+        before = reader.frames
+        try:
+            for opcode, payload in reader.feed(data):
+                self._receive_or_refuse(opcode, payload)
+        except ProtocolViolation as error:
+            # From here on nobody knows where frames begin; what still comes is not read.
+            self._reader = None
+            code = CloseCode.TOO_LARGE if error.is_too_large else CloseCode.PROTOCOL_ERROR
+            self.close(code, error.detail)
+        self._count(reader.frames - before)
+
+    # What the hub calls
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that wait here and in the transport."""
+        if self._transport is None:
+            return 0
+        return self._unflushed + self._transport.get_write_buffer_size()
+
+    def send(self, frame: Frame) -> bool:
+        """Put a frame in line for the end of this tick; False when the connection takes none.
+
+        A connection that has more unsent than the limit is cut: its client does not read. What
+        comes now does not count, so that one large message never cuts an idle connection.
+        """
+        if self.state is not State.OPEN:
+            return False
+        if self.unsent > self._hub.limits.max_unsent_bytes:
+            self.cut()
+            return False
+        self._pending.append(frame)
+        self._unflushed += len(frame.payload)
+        if not self.is_dirty and not self._is_paused:
+            self._hub.mark_dirty(self)
+        return True
+
+    def flush(self) -> None:
+        """Write what is in line as few WebSocket frames."""
+        pending = self._pending
+        if not pending or self._is_paused or self.state is not State.OPEN:
+            return
+        if len(pending) == 1:
+            self._pending = []
+            self._unflushed = 0
+            self._write(pending[0].wire)
+            self._tell(pending)
+            return
+        done = 0
+        while done < len(pending) and not self._is_paused:
+            group, size = [pending[done]], len(pending[done].payload)
+            done += 1
+            while done < len(pending) and size + len(pending[done].payload) < JOIN_BYTES:
+                size += len(pending[done].payload)
+                group.append(pending[done])
+                done += 1
+            self._unflushed -= size
+            wire = group[0].wire if len(group) == 1 else encode_frame(join_frames([f.payload for f in group]))
+            self._write(wire)
+            self._tell(group)
+        self._pending = pending[done:]
+
+    def open(self, user: str, session: str, hello: Hello, expires_at_s: float) -> None:
+        """Begin the session: frames may be sent from now on."""
+        self.user = user
+        self.session = session
+        self.reads = self._hub.intern(tuple(dict.fromkeys(hello.content)))
+        self.wants_acks = hello.ack
+        self.expires_at_s = expires_at_s
+        self.state = State.OPEN
+
+    def take_early(self) -> None:
+        """Work off what came while the token was being verified, after the welcome."""
+        early, self._early = self._early, None
+        try:
+            for frame in early or ():
+                self._take(frame)
+        except BadFrame as error:
+            self.close(CloseCode.BAD_FRAME, error.message)
+        if self.state is State.OPEN and not self._is_held:
+            self._resume_reading()
+
+    def hold(self) -> None:
+        """Stop reading: the client's acks come faster than they can be made durable."""
+        if not self._is_held and self._transport is not None:
+            self._is_held = True
+            self._transport.pause_reading()
+
+    def release(self) -> None:
+        """Read on after `hold`."""
+        if self._is_held:
+            self._is_held = False
+            self._resume_reading()
+
+    def close(self, code: CloseCode, detail: str = "") -> None:
+        """Say why, and begin the closing handshake; the hub's sweep ends one that takes too long."""
+        if self.state in (State.CLOSING, State.CLOSED):
+            return
+        self._is_paused = False
+        self.flush()
+        if code in ERROR_OF:
+            self._write(encode_frame(encode_error(ERROR_OF[code], detail)))
+        self._end(code, encode_close(code, ERROR_OF.get(code, "")))
+        # The peer's answer is to be read, whatever we held back before.
+        self._is_held = False
+        self._resume_reading()
+
+    def cut(self) -> None:
+        """End at once: the peer does not read, so it would not read why either."""
+        if self.state is State.CLOSED or self._transport is None:
+            return
+        self._hub.on_cut(self)
+        self.abort()
+
+    def abort(self) -> None:
+        """Drop the socket and what is unsent."""
+        self.state = State.CLOSED
+        self._pending = []
+        self._unflushed = 0
+        if self._transport is not None:
+            self._transport.abort()
+
+    # Within
+
+    def _receive_or_refuse(self, opcode: int, payload: bytes) -> None:
+        try:
+            self._receive(opcode, payload)
+        except ProtocolViolation as error:
+            self.close(CloseCode.PROTOCOL_ERROR, error.detail)
+        except UnicodeDecodeError:
+            self.close(CloseCode.INVALID_TEXT, "a text is no UTF-8")
+        except BadFrame as error:
+            self.close(CloseCode.BAD_FRAME, error.message)
+
+    def _receive(self, opcode: int, payload: bytes) -> None:
+        if opcode == websocket.CLOSE:
+            code = websocket.read_close(payload)
+            if self.state is State.CLOSING:
+                if self._transport is not None:
+                    self._transport.close()
+                return
+            wire = encode_frame(payload[:2], websocket.CLOSE)
+            self._end(CloseCode.NORMAL if code is None else code, wire)
+            if self._transport is not None:
+                self._transport.close()
+        elif self.state in (State.CLOSING, State.CLOSED):
+            return
+        elif opcode == websocket.PING:
+            # An unread pong counts as unsent too: a flood of pings by one that never reads is cut.
+            if self.unsent > self._hub.limits.max_unsent_bytes:
+                self.cut()
+            else:
+                self._write(encode_frame(payload, websocket.PONG))
+        elif opcode == websocket.TEXT:
+            for frame in decode_client(payload.decode()):
+                self._take(frame)
+        elif opcode == websocket.BINARY:
+            raise BadFrame("this protocol has text frames only")
+
+    def _take(self, frame: ClientFrame) -> None:
+        if self.state is State.HELLO:
+            if isinstance(frame, Hello):
+                greet, self._greet = self._greet, None
+                self.state = State.VERIFYING
+                self._hub.count_frame("hello")
+                if greet is not None:
+                    greet(self, frame)
+            elif isinstance(frame, Mark):
+                raise BadFrame("the first frame must be a hello")
+        elif self.state is State.VERIFYING:
+            if self._early is None:
+                self._early = []
+                if self._transport is not None:
+                    self._transport.pause_reading()
+            if len(self._early) >= _MAX_EARLY:
+                raise BadFrame("too many frames before the welcome")
+            self._early.append(frame)
+        elif self.state is State.OPEN:
+            if isinstance(frame, Mark):
+                self._hub.count_frame(frame.op)
+                self._hub.take_mark(self, frame)
+            elif isinstance(frame, Hello):
+                raise BadFrame("a connection says hello once")
+            else:
+                self._hub.count_frame("unknown")
+
+    def _count(self, frames: int) -> None:
+        """Take frames from a bucket of tokens; a client that empties it is closed."""
+        if not frames or self.state is State.CLOSED:
+            return
+        now, per_s = self._hub.monotonic(), self._hub.limits.max_frames_per_s
+        self._tokens = min(2 * per_s, self._tokens + (now - self._tokens_at) * per_s) - frames
+        self._tokens_at = now
+        if self._tokens < 0:
+            if self.state is State.CLOSING:
+                self.abort()
+            else:
+                self.close(CloseCode.TOO_FAST, f"more than {per_s:g} frames a second")
+
+    def _tell(self, frames: list[Frame]) -> None:
+        for frame in frames:
+            if frame.note is not None:
+                frame.note.on_written(self.user)
+
+    def _end(self, code: int, wire: bytes) -> None:
+        self.state = State.CLOSING
+        self._pending = []
+        self._unflushed = 0
+        self._write(wire)
+        self._hub.on_closing(self, code)
+
+    def _write(self, wire: bytes) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(wire)
+
+    def _resume_reading(self) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()

@@ -1,0 +1,116 @@
+"""`GET /v1/push`: the door of the push protocol."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import Final
+
+from aiohttp import web
+
+from notifyd.push.auth import Identity, KeysUnavailable, PermissionDenied, TokenVerifier
+from notifyd.push.connection import Connection
+from notifyd.push.handover import check_handshake, hand_over
+from notifyd.push.hub import Hub
+from notifyd.push.protocol import CloseCode, Hello
+from notifyd.settings import Settings
+
+PATH: Final = "/v1/push"
+#: A peer that acknowledges nothing for so many heartbeats is dead.
+_DEAD_AFTER_BEATS: Final = 2
+
+
+class OriginList:
+    """The origins that browsers may connect from. Who sends no `Origin` is no browser."""
+
+    def __init__(self, origins: tuple[str, ...]) -> None:
+        self._takes_any = "*" in origins
+        self._origins = frozenset(origin.rstrip("/").lower() for origin in origins)
+
+    def allows(self, origin: str | None) -> bool:
+        """Whether a request with this `Origin` header may connect."""
+        return origin is None or self._takes_any or origin.lower() in self._origins
+
+
+class Door:
+    """Checks who comes in: handshake, origin, token."""
+
+    def __init__(self, hub: Hub, verifier: TokenVerifier, settings: Settings) -> None:
+        self._hub = hub
+        self._verifier = verifier
+        self._origins = OriginList(settings.ws_origins)
+        self._dead_after_s = _DEAD_AFTER_BEATS * settings.ws_heartbeat_s
+        self._verifying: set[asyncio.Task[None]] = set()
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Upgrade the request and hand its socket to a `Connection`."""
+        accept = check_handshake(request)
+        if self._hub.is_draining:
+            raise web.HTTPServiceUnavailable(
+                text="this process is going away\n", headers={"Retry-After": "1"}
+            )
+        connection = Connection(self._hub, partial(self._greet, bearer_of(request)))
+        self._hub.accept(connection)
+        try:
+            response = hand_over(request, accept, connection, dead_after_s=self._dead_after_s)
+        except ConnectionResetError:
+            connection.connection_lost(None)
+            raise
+        # A browser shows its page no HTTP status, only a close code: so it is let in first.
+        if not self._origins.allows(request.headers.get("Origin")):
+            connection.close(CloseCode.ORIGIN_REFUSED, "this origin is not on NOTIFYD_WS_ORIGINS")
+        return response
+
+    async def stop(self, _app: web.Application) -> None:
+        """End the checks that are under way."""
+        for task in self._verifying:
+            task.cancel()
+        await asyncio.gather(*self._verifying, return_exceptions=True)
+        await self._verifier.stop()
+
+    def _greet(self, bearer: str | None, connection: Connection, hello: Hello) -> None:
+        token = hello.token or bearer
+        if not token:
+            connection.close(CloseCode.UNAUTHORISED, "a hello needs a token")
+            return
+        if not self._verifier.is_stale:
+            try:
+                self._join(connection, self._verifier.verify(token), hello)
+                return
+            except PermissionDenied as error:
+                connection.close(CloseCode.UNAUTHORISED, error.message)
+                return
+            except KeysUnavailable:
+                pass
+        task = asyncio.create_task(self._greet_later(token, connection, hello), name="verify a token")
+        self._verifying.add(task)
+        task.add_done_callback(self._verifying.discard)
+
+    async def _greet_later(self, token: str, connection: Connection, hello: Hello) -> None:
+        try:
+            identity = await self._verifier.authenticate(token)
+        except PermissionDenied as error:
+            connection.close(CloseCode.UNAUTHORISED, error.message)
+        except KeysUnavailable as error:
+            connection.close(CloseCode.TRY_LATER, error.message)
+        except Exception:
+            connection.close(CloseCode.INTERNAL, "the token could not be checked")
+            raise
+        else:
+            self._join(connection, identity, hello)
+
+    def _join(self, connection: Connection, identity: Identity, hello: Hello) -> None:
+        self._hub.join(connection, identity.user, identity.expires_at_s, hello)
+
+
+def bearer_of(request: web.BaseRequest) -> str | None:
+    """Return the token of an `Authorization: Bearer` header."""
+    kind, _, token = request.headers.get("Authorization", "").partition(" ")
+    return token.strip() or None if kind.lower() == "bearer" else None
+
+
+def add_push_routes(app: web.Application, hub: Hub, verifier: TokenVerifier, settings: Settings) -> None:
+    """Serve the push protocol at `GET /v1/push` of `app`."""
+    door = Door(hub, verifier, settings)
+    app.router.add_get(PATH, door.handle, allow_head=False)
+    app.on_cleanup.append(door.stop)

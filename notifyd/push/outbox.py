@@ -1,0 +1,119 @@
+"""The outbox: what is due leaves at the end of a tick, a slice of connections at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from notifyd.delivery.event import Event, EventSink
+from notifyd.message.envelope import Message
+from notifyd.metrics import Metrics
+from notifyd.push.connection import Connection
+
+#: Connections written to before the loop does other things: 256 x 9 us.
+FLUSH_SLICE: Final = 256
+
+
+class Sending:
+    """One message on its way to sockets: `sent` once per user, however many devices."""
+
+    __slots__ = ("_done", "_outbox", "message")
+
+    def __init__(self, outbox: Outbox, message: Message) -> None:
+        self._outbox = outbox
+        self._done: set[str] = set()
+        self.message = message
+
+    def on_written(self, user: str) -> None:
+        """Count one frame, and note the user where this is the first."""
+        self._outbox.pushed += 1
+        if user not in self._done:
+            is_first = not self._done
+            self._done.add(user)
+            self._outbox.on_sent(self.message, user, is_first)
+
+
+class Outbox:
+    """Connections with something to write, and the `sent` events of what was written."""
+
+    def __init__(
+        self,
+        events: EventSink,
+        metrics: Metrics,
+        *,
+        pod: str,
+        now: Callable[[], float],
+        wants_acks: Callable[[str], bool],
+    ) -> None:
+        self._events = events
+        self._metrics = metrics
+        self._pod = pod
+        self._now = now
+        self._wants_acks = wants_acks
+        self._dirty: deque[Connection] = deque()
+        self._handle: asyncio.Handle | None = None
+        self._sent: list[Event] = []
+        #: Messages written and not yet counted in the metrics.
+        self.pushed = 0
+
+    def note(self, message: Message) -> Sending:
+        """Make the note that a message's frames carry."""
+        return Sending(self, message)
+
+    def add(self, connection: Connection) -> None:
+        """Have a connection flushed at the end of this tick."""
+        connection.is_dirty = True
+        self._dirty.append(connection)
+        if self._handle is None:
+            self._handle = asyncio.get_running_loop().call_soon(self.flush)
+
+    def flush(self) -> None:
+        """Write what is due, one slice of connections; the rest in the next turn of the loop."""
+        self._handle = None
+        dirty = self._dirty
+        for _ in range(min(FLUSH_SLICE, len(dirty))):
+            connection = dirty.popleft()
+            connection.is_dirty = False
+            connection.flush()
+        if dirty and self._handle is None:
+            self._handle = asyncio.get_running_loop().call_soon(self.flush)
+        self._post()
+
+    def stop(self) -> None:
+        """Hand over the last events; what is still in line is not written."""
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+        self._dirty.clear()
+        self._post()
+
+    def on_sent(self, message: Message, user: str, is_first: bool) -> None:
+        """Note that a user has a message on one socket; the event goes with this tick's others."""
+        at_s = self._now()
+        if is_first:
+            self._metrics.ingest_to_push.observe(max(0.0, at_s - message.timestamp_ms / 1000))
+        self._sent.append(
+            Event(
+                id=message.id,
+                day=message.day.isoformat(),
+                digest=message.digest,
+                user=user,
+                channel="ws",
+                stage="sent",
+                attempt=1,
+                at=int(at_s * 1000),
+                pod=self._pod,
+                # Without acks `sent` is the end: whoever judges the delivery must know.
+                detail=None if self._wants_acks(user) else "no_acks",
+            )
+        )
+
+    def _post(self) -> None:
+        if self.pushed:
+            self._metrics.pushed.inc(self.pushed)
+            self.pushed = 0
+        if self._sent:
+            sent, self._sent = self._sent, []
+            self._events.post(sent)

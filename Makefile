@@ -1,3 +1,51 @@
-kafka:
+# `make dev` and `make test` are all a newcomer needs: each makes the virtual environment first,
+# and neither needs anything but make and Python 3.11 or later.
+#
+#   make test ARGS="-k webhook"      passes arguments on to pytest
+#   make dev ARGS="--kafka"          ... and to `notifyd dev`
+#   make PYTHON=/usr/bin/python3.12 setup
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+BIN := .venv/bin
+ARGS ?=
+PYTHON ?=
+export PYTHON
+
+CODE := notifyd $(wildcard tests benchmarks)
+TESTS := $(wildcard tests/unit tests/integration tests/acceptance)
+
+.PHONY: help setup dev test check kafka bench clean
+
+help: ## Show this
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+setup: ## Make the virtual environment .venv, and no more
+	@tools/setup.sh
+
+dev: setup ## Run everything here: broker, PostgreSQL, every role. Ctrl-C ends it
+	@exec $(BIN)/notifyd dev $(ARGS)
+
+test: setup ## Run all tests, on Apache Kafka once `make kafka` fetched it
+	@echo "test: unit, integration and acceptance tests; real processes, broker and database"
+	@$(BIN)/python -m pytest $(TESTS) $(ARGS) || { code=$$?; \
+	  [ $$code -ne 5 ] || echo "test: no test was found, which counts as a failure" >&2; exit $$code; }
+
+check: setup ## Lint, format, types, layers
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/mypy --strict -p notifyd
+	$(BIN)/lint-imports
+
+kafka: ## Fetch Apache Kafka into .kafka (needs Java 17 and Maven)
 	@tools/kafka/fetch.sh
-.PHONY: kafka
+
+bench: setup ## Run the benchmarks
+	@found=$$(ls benchmarks/bench_*.py 2>/dev/null) || { echo "bench: no benchmarks here yet"; exit 0; }; \
+	for file in $$found; do echo "bench: $$file"; $(BIN)/python "$$file" $(ARGS) || exit $$?; done
+
+clean: ## Delete what make and `notifyd dev` made here, .kafka aside
+	rm -rf .venv .dev build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find notifyd tests -name __pycache__ -type d -prune -exec rm -rf {} +

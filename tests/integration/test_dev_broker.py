@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+
 from notifyd.dev.broker import EmbeddedBroker
 from notifyd.dev.child import is_alive, own_mark
 from notifyd.dev.probe import answers

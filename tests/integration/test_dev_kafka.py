@@ -10,6 +10,7 @@ from pathlib import Path
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+
 from notifyd.dev.child import is_alive, own_mark
 from notifyd.dev.kafka import LocalKafka
 from tests.fixtures.waiting import wait_until

@@ -15,31 +15,21 @@ import asyncio
 import time
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 from aiokafka import AIOKafkaProducer
 from aiokafka import errors as kafka
 from aiokafka.structs import RecordMetadata
 
-from notifyd.errors import ConfigError, NotifydError, PermanentError, TransientError
+from notifyd.errors import NotifydError, PermanentError, TransientError
 from notifyd.log import get_logger
 from notifyd.metrics import Metrics
 from notifyd.settings import Settings
-from notifyd.stream.clients import as_notifyd_error, backoff_s, kafka_options, wait_for_broker
-from notifyd.stream.topics import dlq_max_bytes
+from notifyd.stream.clients import as_notifyd_error, backoff_s
+from notifyd.stream.inner_producer import build_inner, close_inner, is_broken, retire_inner
 
-#: After one of these the inner producer's sequence numbers are of no use any more. The broker has
-#: not written the record, so that it may be sent again by a new one.
-_BROKEN_SEQUENCE: Final = (
-    kafka.OutOfOrderSequenceNumber,
-    kafka.ProducerFenced,
-    kafka.InvalidProducerEpoch,
-    kafka.InvalidProducerIdMapping,
-    kafka.UnknownProducerId,
-)
 #: How long a topic may be unknown before it counts as missing: a new topic takes a moment to show.
 _TOPIC_WAIT_S: Final = 2.0
-_BATCH_BYTES: Final = 128 * 1024
 
 T = TypeVar("T")
 
@@ -65,6 +55,23 @@ class RecordPlace:
     timestamp_ms: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Flight:
+    """A record handed over: its future, the inner producer that has it, since when (monotonic, s)."""
+
+    future: asyncio.Future[RecordMetadata]
+    inner: AIOKafkaProducer
+    began: float
+
+
+class _BrokenError(Exception):
+    """The inner producer can write no more; this record it has not."""
+
+    def __init__(self, inner: AIOKafkaProducer) -> None:
+        super().__init__()
+        self.inner = inner
+
+
 class Producer:
     """Writes records, and returns once the broker has them on all in-sync replicas.
 
@@ -82,10 +89,11 @@ class Producer:
         self._inner: AIOKafkaProducer | None = None
         self._rebuilding = asyncio.Lock()
         self._retiring: set[asyncio.Task[None]] = set()
+        self._rebuilds = 0
         self._slots = asyncio.Semaphore(settings.producer_max_pending)
         self._pending: set[asyncio.Future[RecordMetadata]] = set()
         self._known_topics: set[str] = set()
-        self._is_stopping = False
+        self._stopping = asyncio.Event()
 
     @property
     def pending(self) -> int:
@@ -94,11 +102,11 @@ class Producer:
 
     async def start(self) -> None:
         """Return once connected. Waits for a late broker, which it logs once; `ConfigError` if refused."""
-        self._inner = await self._build()
+        self._inner = await build_inner(self._settings, self._client_id)
 
     async def stop(self, flush_s: float) -> None:
         """Let go within about `flush_s` seconds; what is not confirmed by then fails, and is logged."""
-        self._is_stopping = True
+        self._stopping.set()
         if self._pending:
             await asyncio.wait(self._pending, timeout=flush_s)
         left = len(self._pending)
@@ -108,7 +116,7 @@ class Producer:
             if not future.done():
                 future.set_exception(kafka.ProducerClosed())
         if inner is not None:
-            await _close(inner)
+            await close_inner(inner)
         for task in tuple(self._retiring):
             task.cancel()
         if self._retiring:
@@ -122,17 +130,15 @@ class Producer:
 
     async def send(self, record: OutRecord, *, timeout_s: float | None = None) -> RecordPlace:
         """Write one record; return its place once the broker confirmed it."""
-        limit = self._settings.producer_timeout_s if timeout_s is None else timeout_s
-        result = (await self._send_each((record,), limit))[0]
+        result = (await self.send_each((record,), timeout_s=timeout_s))[0]
         if isinstance(result, NotifydError):
             raise result
         return result
 
     async def send_all(self, records: Sequence[OutRecord]) -> list[RecordPlace]:
         """Write records together; raises the first error, in their order, after all of them ended."""
-        results = await self._send_each(records, self._settings.producer_timeout_s)
         places = []
-        for result in results:
+        for result in await self.send_each(records):
             if isinstance(result, NotifydError):
                 raise result
             places.append(result)
@@ -141,35 +147,37 @@ class Producer:
     async def send_held(self, records: Sequence[OutRecord]) -> list[RecordPlace]:
         """Write records, however long the broker is away; for roles, whose input waits meanwhile.
 
-        What was confirmed is not written again. Cancel it to give up. Raises `PermanentError` and
-        `ConfigError`, which no waiting mends.
+        What was handed over is waited for, not written again. Cancel it to give up. Raises
+        `PermanentError` and `ConfigError`, which no waiting mends.
         """
         places: dict[int, RecordPlace] = {}
+        flights: dict[int, _Flight] = {}
         attempt = 0
         while True:
-            open_numbers = [number for number in range(len(records)) if number not in places]
-            results = await self._send_each(
-                [records[number] for number in open_numbers], self._settings.producer_timeout_s
-            )
-            failure: TransientError | None = None
-            for number, result in zip(open_numbers, results, strict=True):
+            limit_s = self._settings.producer_timeout_s
+            todo = [number for number in range(len(records)) if number not in places]
+            ended = await self._round(records, todo, flights, time.monotonic() + limit_s)
+            failure: NotifydError | None = None
+            for number, result in ended.items():
                 if isinstance(result, RecordPlace):
                     places[number] = result
                 elif isinstance(result, TransientError):
                     failure = failure or result
                 else:
                     raise result
-            if failure is None:
+            if len(places) == len(records):
                 if attempt:
-                    self._logger.info("producing_again", attempts=attempt + 1, records=len(records))
+                    self._logger.info("producing_again", records=len(records))
                 return [places[number] for number in range(len(records))]
-            if self._is_stopping:
+            if failure is not None and self._stopping.is_set():
                 raise failure
             if attempt == 0:
+                told = failure or _not_confirmed(records[todo[0]], limit_s)
                 self._logger.warning(
-                    "waiting_to_produce", reason=failure.reason, detail=failure.message, records=len(records)
+                    "waiting_to_produce", reason=told.reason, detail=told.message, records=len(records)
                 )
-            await asyncio.sleep(backoff_s(attempt))
+            if failure is not None:
+                await asyncio.sleep(backoff_s(attempt))
             attempt += 1
 
     async def partitions(self, topic: str) -> int:
@@ -182,55 +190,83 @@ class Producer:
         except (kafka.KafkaError, OSError, TimeoutError) as error:
             raise as_notifyd_error(error, f"partitions of {topic}") from error
 
-    # How one round of sending goes: hand over in order, then wait for all of them together.
-
-    async def _send_each(
-        self, records: Sequence[OutRecord], limit_s: float
+    async def send_each(
+        self, records: Sequence[OutRecord], *, timeout_s: float | None = None
     ) -> list[RecordPlace | NotifydError]:
-        """Send each record once; again only where a broken sequence kept the broker from writing it."""
+        """Write records together; return the place or the error of each, once all of them ended.
+
+        Handed over in order; again only where a broken sequence kept the broker from writing.
+        """
+        limit_s = self._settings.producer_timeout_s if timeout_s is None else timeout_s
         deadline = time.monotonic() + limit_s
         results: dict[int, RecordPlace | NotifydError] = {}
-        todo = list(range(len(records)))
-        while todo:
-            began = time.monotonic()
-            inner: AIOKafkaProducer | None = None
-            futures: dict[int, asyncio.Future[RecordMetadata]] = {}
-            broken = []
-            for number in todo:
-                try:
-                    inner = await self._within(self._current(), deadline, "broker_unavailable")
-                    futures[number] = await self._hand_over(inner, records[number], deadline)
-                except _BROKEN_SEQUENCE:
-                    broken.append(number)
-                except NotifydError as error:
-                    results[number] = error
-            if futures:
-                await asyncio.wait(futures.values(), timeout=max(0.0, deadline - time.monotonic()))
-            took_s = time.monotonic() - began
-            for number, future in futures.items():
-                outcome = self._outcome(records[number], future, limit_s)
-                if outcome is None:
-                    broken.append(number)
-                else:
-                    results[number] = outcome
-                    self._count(records[number].topic, outcome, took_s)
-            if broken and inner is not None and not await self._replace(inner, deadline):
-                results.update({number: _not_confirmed(records[number], limit_s) for number in broken})
-                broken = []
-            todo = sorted(broken)
+        flights: dict[int, _Flight] = {}
+        while todo := [number for number in range(len(records)) if number not in results]:
+            results.update(await self._round(records, todo, flights, deadline))
+            if time.monotonic() >= deadline:
+                for number in todo:
+                    if number not in results:
+                        results[number] = _not_confirmed(records[number], limit_s)
+        for number, result in results.items():
+            if isinstance(result, NotifydError):
+                self._metrics.produced.labels(records[number].topic, result.reason).inc()
         return [results[number] for number in range(len(records))]
 
-    def _outcome(
-        self, record: OutRecord, future: asyncio.Future[RecordMetadata], limit_s: float
-    ) -> RecordPlace | NotifydError | None:
-        """Read a future; None: the sequence is broken, and the record was not written."""
-        if not future.done():
-            return _not_confirmed(record, limit_s)
+    # One round: hand over in order what is not yet in flight, then wait for all of it together.
+
+    async def _round(
+        self,
+        records: Sequence[OutRecord],
+        todo: Sequence[int],
+        flights: dict[int, _Flight],
+        deadline: float,
+    ) -> dict[int, RecordPlace | NotifydError]:
+        """Return what ended, by number.
+
+        What is still in doubt at the deadline stays in `flights`; what is neither here nor there was
+        not written because the inner producer broke, which by then has been replaced.
+        """
+        ended: dict[int, RecordPlace | NotifydError] = {}
+        broken: AIOKafkaProducer | None = None
+        for number in todo:
+            if number in flights:
+                continue
+            try:
+                inner = await self._within(self._current(), deadline, "broker_unavailable")
+                future = await self._hand_over(inner, records[number], deadline)
+            except _BrokenError as error:
+                broken = error.inner
+                break
+            except NotifydError as error:
+                ended[number] = error
+            else:
+                flights[number] = _Flight(future, inner, time.monotonic())
+        if flights:
+            waiting = [flight.future for flight in flights.values()]
+            await asyncio.wait(waiting, timeout=max(0.0, deadline - time.monotonic()))
+        for number, flight in tuple(flights.items()):
+            if flight.future.done():
+                del flights[number]
+                outcome = self._outcome(records[number], flight)
+                if outcome is None:
+                    broken = flight.inner
+                else:
+                    ended[number] = outcome
+        if broken is not None:
+            await self._replace(broken, deadline)
+        return ended
+
+    def _outcome(self, record: OutRecord, flight: _Flight) -> RecordPlace | NotifydError | None:
+        """Read a future that is done; None: its producer is broken, the record is to be sent again."""
+        future = flight.future
         error = future.exception() if not future.cancelled() else kafka.ProducerClosed()
         if error is None:
             meta = future.result()
+            self._rebuilds = 0
+            self._metrics.produced.labels(record.topic, "confirmed").inc()
+            self._metrics.produce_seconds.labels(record.topic).observe(time.monotonic() - flight.began)
             return RecordPlace(meta.topic, meta.partition, meta.offset, meta.timestamp)
-        if isinstance(error, _BROKEN_SEQUENCE):
+        if is_broken(flight.inner, error):
             return None
         if isinstance(error, kafka.ProducerClosed):
             return _stopped()
@@ -259,8 +295,8 @@ class Producer:
             )
         except BaseException as error:
             self._slots.release()
-            if isinstance(error, _BROKEN_SEQUENCE):
-                raise
+            if is_broken(inner, error):
+                raise _BrokenError(inner) from error
             if isinstance(error, kafka.ProducerClosed):
                 raise _stopped() from error
             if isinstance(error, AssertionError):
@@ -312,72 +348,38 @@ class Producer:
                 "the broker does not answer", reason=reason, remedy="is it up and reachable?"
             ) from error
 
-    def _count(self, topic: str, outcome: RecordPlace | NotifydError, took_s: float) -> None:
-        if isinstance(outcome, RecordPlace):
-            self._metrics.produced.labels(topic, "confirmed").inc()
-            self._metrics.produce_seconds.labels(topic).observe(took_s)
-        else:
-            self._metrics.produced.labels(topic, outcome.reason).inc()
-
     # The inner producer and its replacement.
 
     async def _current(self) -> AIOKafkaProducer:
-        if self._inner is not None and not self._rebuilding.locked():
-            return self._inner
-        async with self._rebuilding:
-            if self._inner is None:
-                raise _stopped()
-            return self._inner
+        if self._rebuilding.locked():
+            async with self._rebuilding:
+                pass
+        if self._inner is None or self._stopping.is_set():
+            raise _stopped()
+        return self._inner
 
-    async def _replace(self, broken: AIOKafkaProducer, deadline: float) -> bool:
-        """Put a new inner producer in place of a broken one; false: no time was left for it."""
+    async def _replace(self, broken: AIOKafkaProducer, deadline: float) -> None:
+        """Put a new inner producer in place of a broken one, unless the deadline comes first."""
         try:
             async with asyncio.timeout(max(0.0, deadline - time.monotonic())), self._rebuilding:
-                if self._inner is not broken or self._is_stopping:
-                    return True
+                if self._inner is not broken or self._stopping.is_set():
+                    return
                 self._logger.warning(
                     "producer_rebuilt", detail="the broker accepts this producer's sequence numbers no more"
                 )
-                self._inner = await self._build()
+                # Each one in a row without a success in between waits longer: a broker may refuse them all.
+                await asyncio.sleep(backoff_s(self._rebuilds) if self._rebuilds else 0)
+                self._rebuilds += 1
+                fresh = await build_inner(self._settings, self._client_id)
         except TimeoutError:
-            return False
-        task = asyncio.create_task(_retire(broken, self._settings.producer_timeout_s))
+            return
+        if self._stopping.is_set():
+            await close_inner(fresh)
+            return
+        self._inner = fresh
+        task = asyncio.create_task(retire_inner(broken, self._settings.producer_timeout_s))
         self._retiring.add(task)
         task.add_done_callback(self._retiring.discard)
-        return True
-
-    async def _build(self) -> AIOKafkaProducer:
-        attempt = 0
-        while True:
-            await wait_for_broker(self._settings)
-            inner = AIOKafkaProducer(
-                client_id=self._client_id,
-                acks="all",
-                enable_idempotence=self._settings.kafka_idempotence,
-                max_request_size=dlq_max_bytes(self._settings),
-                max_batch_size=_BATCH_BYTES,
-                **kafka_options(self._settings),
-            )
-            try:
-                await inner.start()
-            except BaseException as error:
-                await _close(inner)
-                if isinstance(error, (kafka.UnsupportedVersionError, kafka.UnknownError)):
-                    # What a broker says that knows no InitProducerId, the embedded one for example.
-                    raise ConfigError(
-                        "this broker has no idempotent producers",
-                        reason="no_idempotence",
-                        remedy="set NOTIFYD_KAFKA_IDEMPOTENCE=false, for development only",
-                    ) from error
-                if not isinstance(error, (kafka.KafkaError, OSError)):
-                    raise
-                found = as_notifyd_error(error, "starting the producer")
-                if not isinstance(found, TransientError):
-                    raise found from error
-                await asyncio.sleep(backoff_s(attempt))
-                attempt += 1
-            else:
-                return inner
 
 
 def _not_confirmed(record: OutRecord, limit_s: float) -> TransientError:
@@ -394,39 +396,3 @@ def _stopped() -> TransientError:
         reason="producer_stopped",
         remedy="send it again with the same UUID",
     )
-
-
-async def _retire(inner: AIOKafkaProducer, limit_s: float) -> None:
-    """Let a replaced producer end what other partitions still have in flight, then close it."""
-    try:
-        async with asyncio.timeout(limit_s):
-            await inner.flush()
-    except TimeoutError:
-        pass
-    finally:
-        await _close(inner)
-
-
-async def _close(inner: AIOKafkaProducer) -> None:
-    """Close without a flush, in bounded time: aiokafka's own `stop` waits for as long as a broker is away."""
-    inner._closed = True
-    client, sender = inner.client, inner._sender
-    inner._message_accumulator._closed = True
-    await _briefly(client.close())
-    # Requests in flight end in a wait for metadata that no one will fetch any more.
-    if client._md_update_fut is not None and not client._md_update_fut.done():
-        client._md_update_fut.set_result(False)
-    task = sender.sender_task
-    for _ in range(20):
-        if task is None or task.done():
-            break
-        task.cancel()
-        await asyncio.wait([task], timeout=0.1)
-
-
-async def _briefly(work: Awaitable[Any]) -> None:
-    try:
-        async with asyncio.timeout(2.0):
-            await work
-    except (TimeoutError, kafka.KafkaError, OSError):
-        pass

@@ -116,7 +116,8 @@ class _Reading:
                 self._fault(f"contacts.{user}", "contacts")
         if until_ms is not None and not_before_ms is not None and until_ms <= not_before_ms:
             self._add("expiresAt", "is not after notBefore", "give it time between the two")
-        if not self._is_exempt:
+        is_limited = not (not_before_ms is None and until_ms is None and ttl_s is None and fallback is None)
+        if is_limited and not self._is_exempt:
             self._judge_life(not_before_ms, until_ms, ttl_s, fallback)
         if self._faults or version is None:
             return self._faults

@@ -13,11 +13,11 @@ import msgspec
 
 from notifyd.errors import InvalidMessage
 from notifyd.message.content import Content, read_content
-from notifyd.message.faults import inspect, is_day_within
+from notifyd.message.faults import inspect
 from notifyd.message.ids import is_time_ordered, is_uuid, new_id, time_of
 from notifyd.message.limits import Limits
 from notifyd.message.text import is_object, is_sound
-from notifyd.message.times import DAY_MS, Time, day_of, to_ms
+from notifyd.message.times import DAY_MS, Time, date_of, to_ms
 
 __all__ = ["Limits", "Message", "decode", "find_faults", "new_id", "public_envelope"]
 
@@ -151,35 +151,29 @@ def _decode_quickly(value: bytes, timestamp_ms: int, limits: Limits, is_exempt: 
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
     users = wire.recipients
-    count = len(users)
     if (
         not is_sound(value)
         or is_uuid(wire.id) is None
-        or not 0 < count <= limits.max_recipients
         or not is_object(wire.content)
+        or not 0 < len(users) <= limits.max_recipients
+        or "" in users
+        or max(map(len, users)) > limits.max_user_id_chars
     ):
         return None
-    longest = limits.max_user_id_chars
-    for user in users:
-        if not 0 < len(user) <= longest:
-            return None
     message_id = wire.id.lower()
     created_at_ms = to_ms(wire.created_at)
     is_v7 = is_time_ordered(message_id)
-    at_ms = time_of(message_id) if is_v7 else created_at_ms
-    day = day_of(at_ms)
-    if day is None or not (
-        is_exempt
-        or (
-            is_day_within(at_ms // DAY_MS, timestamp_ms=timestamp_ms, limits=limits)
-            and created_at_ms // DAY_MS <= (timestamp_ms + limits.max_ahead_s * 1000) // DAY_MS
-        )
-    ):
+    day_number = (time_of(message_id) if is_v7 else created_at_ms) // DAY_MS
+    day = date_of(day_number)
+    first_day, last_day = limits.days_around(timestamp_ms)
+    is_timely = first_day <= day_number <= last_day and created_at_ms // DAY_MS <= last_day
+    if day is None or not (is_timely or is_exempt):
         return None
+    recipients = tuple(dict.fromkeys(users))
     return Message(
         message_id,
         wire.sender,
-        tuple(users) if count == 1 else tuple(dict.fromkeys(users)),
+        recipients,
         wire.created_by,
         created_at_ms,
         day,

@@ -16,7 +16,7 @@ from notifyd.errors import InvalidMessage
 from notifyd.message.ids import is_time_ordered, is_uuid, time_of
 from notifyd.message.limits import Limits
 from notifyd.message.text import find_text_faults, is_object, shorten
-from notifyd.message.times import DAY_MS, day_of, parse_date_or_time_ms
+from notifyd.message.times import DAY_MS, date_of, parse_date_or_time_ms
 
 #: The wire, exactly.
 NAMES: Final = ("from", "UUID", "content", "toUserIds", "createBy", "createDateTime")
@@ -52,18 +52,6 @@ class Verdict(NamedTuple):
     parts: Parts | None
     faults: list[InvalidMessage]
     content: msgspec.Raw | None
-
-
-def is_day_within(day_number: int, *, timestamp_ms: int, limits: Limits) -> bool:
-    """Say whether the day of a message lies within the retention and not too far ahead.
-
-    Days are compared, not moments: what matters is which day partition the row goes to.
-    """
-    return (
-        (timestamp_ms - limits.retention_s * 1000) // DAY_MS
-        <= day_number
-        <= (timestamp_ms + limits.max_ahead_s * 1000) // DAY_MS
-    )
 
 
 def inspect(value: bytes | None, *, timestamp_ms: int, limits: Limits, is_exempt: bool) -> Verdict:
@@ -201,8 +189,8 @@ class _Inspection:
             remedy = 'write "2026-11-23", "2026-11-23T10:00:00Z" or "2026-11-23T10:00:00+02:00"'
             self._fault("createDateTime", rule, "bad_date", remedy)
             return None
-        latest_day = (self._timestamp_ms + self._limits.max_ahead_s * 1000) // DAY_MS
-        if not self._is_exempt and at_ms // DAY_MS > latest_day:
+        _, last_day = self._limits.days_around(self._timestamp_ms)
+        if not self._is_exempt and at_ms // DAY_MS > last_day:
             # A date this far ahead is a mistake even where the id carries the day.
             self._fault_day("createDateTime", "the time", at_ms)
         return at_ms
@@ -215,10 +203,9 @@ class _Inspection:
             field, word, at_ms = "createDateTime", "the time", created_at_ms
         else:
             return None
-        day = day_of(at_ms)
-        is_within = self._is_exempt or is_day_within(
-            at_ms // DAY_MS, timestamp_ms=self._timestamp_ms, limits=self._limits
-        )
+        day = date_of(at_ms // DAY_MS)
+        first_day, last_day = self._limits.days_around(self._timestamp_ms)
+        is_within = self._is_exempt or first_day <= at_ms // DAY_MS <= last_day
         if day is not None and is_within:
             return day
         if not any(fault.field == field and fault.reason == "date_out_of_range" for fault in self._faults):
@@ -226,7 +213,7 @@ class _Inspection:
         return None
 
     def _fault_day(self, field: str, word: str, at_ms: int) -> None:
-        day = day_of(at_ms)
+        day = date_of(at_ms // DAY_MS)
         where = f"{day.isoformat()} (UTC)" if day else "beyond the years 1 to 9999"
         behind, ahead = self._limits.retention_s / 86_400, self._limits.max_ahead_s / 86_400
         rule = f"{word} is {where}; at most {behind:g} days before and {ahead:g} after its record are taken"

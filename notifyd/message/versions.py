@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -107,6 +108,8 @@ _fields_decoder = msgspec.json.Decoder(Fields)
 _encoder = msgspec.json.Encoder()
 
 
+# Cached, as there are few: content of every message goes through here.
+@lru_cache(maxsize=256)
 def parse_version(value: float | str | None) -> tuple[int, int] | None:
     """Read `1`, `1.1`, `"1"` or `"1.1"` as (major, minor); absent is 1.0; None where malformed.
 

@@ -74,7 +74,7 @@ def test_faust_still_writes_a_data_directory_unless_it_is_kept_from_it() -> None
 
 
 async def test_the_conductor_waits_for_tables_that_the_engine_says_are_there() -> None:
-    assert "wait_until_tables_registered" in inspect.getsource(Conductor._subscriber)
+    assert "wait_until_tables_registered" in inspect.getsource(Conductor)
     made = app()
     assert made.tables._tables_registered.is_set()  # type: ignore[attr-defined]
 

@@ -143,13 +143,11 @@ class WebhookChannel:
         self._calls.inc()
         try:
             async with asyncio.timeout_at(deadline):
-                response = await self._post(request, body)
+                response = await self._post(request, body, is_warm)
             try:
                 await _skip_body(response, deadline)
             finally:
-                # Most hosts are called once in a while: keeping a connection to each of them would
-                # use up the sockets. `release` keeps one only where the body came to its end.
-                response.release() if is_warm else response.close()
+                response.release()  # keeps the connection only where the body came to its end
         except (aiohttp.ClientError, OSError) as error:
             return outcome_of_error(error, timeout_s=self._timeout_s)
         finally:
@@ -157,7 +155,7 @@ class WebhookChannel:
         retry_after = response.headers.get("Retry-After")
         return outcome_of_status(response.status, retry_after, now_s=self._clock())
 
-    async def _post(self, request: Request, body: bytes) -> aiohttp.ClientResponse:
+    async def _post(self, request: Request, body: bytes, is_warm: bool) -> aiohttp.ClientResponse:
         """Return once the answer's head is there.
 
         The other side may close a kept connection just when a call goes out on it. That is no
@@ -165,13 +163,15 @@ class WebhookChannel:
         """
         if self._session is None:
             raise PermanentError("the webhook channel is not started", reason="not_started")
+        # Most hosts are called once in a while: keeping a connection to each would use up the sockets.
+        headers = request.headers if is_warm else {**request.headers, "Connection": "close"}
         for _ in range(_MAX_STALE):
             trace = _Trace()
             try:
                 return await self._session.post(
                     request.url,
                     data=body,
-                    headers=request.headers,
+                    headers=headers,
                     allow_redirects=False,
                     trace_request_ctx=trace,
                 )

@@ -22,6 +22,10 @@ RecordWork = Callable[[Batch, Record], Awaitable[None]]
 BatchWork = Callable[[Batch], Awaitable[None]]
 
 
+class LeftUndone(Exception):
+    """Raised by work that leaves its records, unacknowledged, for the partition's next life."""
+
+
 class OnSurprise(Protocol):
     """Makes an outcome of a failure that nobody foresaw; must be durable when it returns."""
 
@@ -81,6 +85,8 @@ async def _guarded(
 ) -> None:
     try:
         await work(batch, record)
+    except LeftUndone:
+        return
     except Exception as error:  # the agent's outer edge: every failure becomes an outcome
         if not await _outcome(options, batch, record, error, on_surprise):
             return
@@ -127,6 +133,8 @@ def work_on_batches(
                 return
             try:
                 await work(batch)
+            except LeftUndone:
+                return
             except Exception as error:
                 await one_by_one(batch, error)
             else:
@@ -140,6 +148,8 @@ def work_on_batches(
         for part in batch.split():
             try:
                 await work(part)
+            except LeftUndone:
+                return
             except Exception as failure:
                 if not await _outcome(options, batch, part.records[0], failure, on_surprise):
                     return

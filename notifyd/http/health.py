@@ -1,0 +1,72 @@
+"""What a process says of itself: alive, ready, and why not."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Protocol
+
+from notifyd.metrics import Metrics
+
+#: A poll loop that is silent for this long is stuck: it polls every second.
+POLL_STUCK_AFTER_S = 30.0
+
+
+class Probed(Protocol):
+    """A role, as its probes see it."""
+
+    name: str
+
+    @property
+    def waits_for(self) -> list[str]:
+        """What is still missing before the role is ready; empty when it is."""
+
+    @property
+    def polled_at(self) -> float | None:
+        """Monotonic time of its last poll; `None` before the first."""
+
+
+class Health:
+    """The state behind `/healthz` and `/readyz`.
+
+    Alive means that the event loop answers and every poll loop polls; neither Kafka's nor
+    Postgres's health counts, or an outage of theirs would restart every pod. Ready ends with
+    the signal to stop.
+    """
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._starting: list[str] = ["process"]
+        self.roles: list[Probed] = []
+        self.is_stopping = False
+
+    def started(self, roles: list[Probed]) -> None:
+        """Note that the roles exist; from here on they speak for themselves."""
+        self.roles = roles
+        self._starting = []
+
+    def waits_for(self) -> list[str]:
+        """Name what is missing before the process is ready; empty when it is."""
+        if self.is_stopping:
+            return ["stopping"]
+        waits = self._starting + [f"{role.name}: {what}" for role in self.roles for what in role.waits_for]
+        for role in self.roles:
+            self._metrics.ready.labels(role.name).set(0 if role.waits_for else 1)
+        return waits
+
+    def stuck(self) -> list[str]:
+        """Name the roles whose poll loop does not poll."""
+        now = time.monotonic()
+        return [
+            role.name
+            for role in self.roles
+            if role.polled_at is not None and now - role.polled_at > POLL_STUCK_AFTER_S
+        ]
+
+    async def watch_loop(self) -> None:
+        """Measure each second how late the event loop runs; ends when cancelled."""
+        while True:
+            due = time.monotonic() + 1.0
+            await asyncio.sleep(1.0)
+            self._metrics.loop_lag.set(max(0.0, time.monotonic() - due))
+            self.waits_for()

@@ -1,0 +1,134 @@
+"""The HTTP servers of a process: the admin one from the first second, the public one for `ws` and `api`."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from aiohttp import web
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+from notifyd.errors import ConfigError
+from notifyd.http.health import Health
+from notifyd.metrics import Metrics
+from notifyd.version import VERSION
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class HttpServer:
+    """One aiohttp application on one address.
+
+    `bind` takes the port, so that a conflict shows at once and `port` is known; connections are
+    refused until `start` listens.
+    """
+
+    def __init__(self, host: str, port: int, *, setting: str) -> None:
+        self._host = host
+        self._setting = setting
+        self.port = port
+        self._socket: socket.socket | None = None
+        self._runner: web.AppRunner | None = None
+
+    def bind(self) -> None:
+        """Take the address; raises `ConfigError` that names the setting when it cannot be had."""
+        try:
+            infos = socket.getaddrinfo(
+                self._host, self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )
+            family, kind, protocol, _, address = infos[0]
+            taken = socket.socket(family, kind, protocol)
+        except OSError as error:
+            raise _cannot_listen(error, self._host, self.port, self._setting) from error
+        try:
+            taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            taken.setblocking(False)
+            taken.bind(address)
+        except OSError as error:
+            taken.close()
+            raise _cannot_listen(error, self._host, self.port, self._setting) from error
+        self._socket = taken
+        self.port = taken.getsockname()[1]
+
+    async def start(self, app: web.Application) -> None:
+        """Listen; raises `ConfigError` where another process took the port after all."""
+        assert self._socket is not None, "bind first"
+        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
+        await runner.setup()
+        # The listen backlog is as large as the kernel lets: a deploy sends all clients at once.
+        site = web.SockSite(runner, self._socket, backlog=65535)
+        try:
+            await site.start()
+        except OSError as error:
+            await runner.cleanup()
+            raise _cannot_listen(error, self._host, self.port, self._setting) from error
+        self._runner = runner
+
+    async def stop(self) -> None:
+        """Close the listener and what is open."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+
+def _cannot_listen(error: OSError, host: str, port: int, setting: str) -> ConfigError:
+    if error.errno == errno.EADDRINUSE:
+        return ConfigError(
+            f"port {port} on {host} is in use",
+            reason="port_in_use",
+            remedy=f"end what listens there, or set {setting}_PORT to another port (0: any free one)",
+        )
+    return ConfigError(
+        f"cannot listen on {host}:{port}: {error.strerror}",
+        reason="cannot_listen",
+        remedy=f"check {setting}_HOST and {setting}_PORT",
+    )
+
+
+def admin_app(health: Health, metrics: Metrics) -> web.Application:
+    """Return the application of `/healthz`, `/readyz` and `/metrics`."""
+
+    async def healthz(_: web.Request) -> web.Response:
+        stuck = health.stuck()
+        body: dict[str, Any] = {"alive": not stuck, "version": VERSION}
+        if stuck:
+            body["stuck"] = stuck
+        return web.json_response(body, status=503 if stuck else 200)
+
+    async def readyz(_: web.Request) -> web.Response:
+        waits = health.waits_for()
+        return web.json_response({"ready": not waits, "waits_for": waits}, status=503 if waits else 200)
+
+    async def show_metrics(_: web.Request) -> web.Response:
+        return web.Response(
+            body=generate_latest(metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST}
+        )
+
+    app = web.Application()
+    app.router.add_get("/healthz", healthz)
+    app.router.add_get("/readyz", readyz)
+    app.router.add_get("/metrics", show_metrics)
+    return app
+
+
+def public_app(health: Health) -> web.Application:
+    """Return the public application, which answers 503 for as long as the process is not ready."""
+
+    @web.middleware
+    async def only_when_ready(request: web.Request, handler: Handler) -> web.StreamResponse:
+        waits = health.waits_for()
+        if waits:
+            return web.json_response(
+                {"title": "not ready", "detail": ", ".join(waits), "status": 503},
+                status=503,
+                headers={"Retry-After": "1"},
+                content_type="application/problem+json",
+            )
+        return await handler(request)
+
+    return web.Application(middlewares=[only_when_ready])

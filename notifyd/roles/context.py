@@ -1,0 +1,63 @@
+"""What a process gives to each of its roles, and what a role is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from aiohttp import web
+
+from notifyd.message.envelope import Limits
+from notifyd.metrics import Metrics
+from notifyd.settings import Settings
+from notifyd.stream.dead_letter import DeadLetters
+from notifyd.stream.events import EventWriter
+from notifyd.stream.producer import Producer
+from notifyd.stream.topics import Topics
+
+
+@dataclass(frozen=True, slots=True)
+class RoleContext:
+    """Shared by the roles of one process. `fail` ends the process with the error given to it."""
+
+    settings: Settings
+    metrics: Metrics
+    producer: Producer
+    topics: Topics
+    incarnation: str
+    limits: Limits
+    public: web.Application
+    fail: Callable[[Exception], None]
+
+    def events(self, role: str) -> EventWriter:
+        """Return a writer of events in the name of `role`."""
+        return EventWriter(self.producer, self.topics, self.settings, self.metrics, role=role)
+
+    def dead_letters(self) -> DeadLetters:
+        """Return a writer of dead letters."""
+        return DeadLetters(self.producer, self.topics, self.settings, self.metrics, self.incarnation)
+
+
+class Role(Protocol):
+    """One workflow. `start` returns once it works; `stop` once it has drained and left."""
+
+    name: str
+
+    async def start(self) -> None:
+        """Begin; raises `NotifydError` for what a person has to mend."""
+
+    async def stop(self) -> None:
+        """Let what is in flight end, commit, leave."""
+
+    @property
+    def waits_for(self) -> list[str]:
+        """What is missing before the role is ready."""
+
+    @property
+    def polled_at(self) -> float | None:
+        """Monotonic time of the last poll."""
+
+    @property
+    def running(self) -> list[str]:
+        """What is still at work, for the watchdog's last words."""

@@ -16,8 +16,10 @@ fail() {
 wanted() { # what the environment is made of, its place included: scripts in it name their interpreter
     { pwd -P && cat constraints.txt setup.cfg pyproject.toml tools/setup.sh; } | cksum
 }
+version_of() { "$1" -c 'import sys; print(sys.version_info[:2])' 2>/dev/null; }
 is_current() {
-    [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$(wanted)" ] && "$venv/bin/python" -c '' 2>/dev/null
+    [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$(wanted)" ] && have=$(version_of "$venv/bin/python") &&
+        { [ -z "${PYTHON:-}" ] || [ "$have" = "$(version_of "$PYTHON")" ]; }
 }
 
 is_current && exit 0
@@ -33,6 +35,8 @@ fits() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2
 if [ -n "${PYTHON:-}" ]; then
     fits "$PYTHON" || fail "PYTHON=$PYTHON is no Python 3.11 or later"
     python=$PYTHON
+elif fits "$venv/bin/python"; then
+    python=$venv/bin/python
 else
     python=
     for name in python3.13 python3.12 python3.11 python3; do
@@ -44,13 +48,13 @@ else
     [ -n "$python" ] || fail "no Python 3.11 or later among python3.13, python3.12, python3.11 and python3;" \
         "install one, or name it: make PYTHON=/path/to/python3 setup"
 fi
-"$python" -c 'import venv, ensurepip' 2>/dev/null ||
-    fail "$python has no venv module; on Debian and Ubuntu: apt-get install python3-venv"
 
 # An environment of another Python, of another place or broken in the middle is made anew.
-have=$("$venv/bin/python" -c 'import sys; print(sys.prefix, sys.version_info[:2])' 2>/dev/null || true)
-need="$(pwd -P)/$venv $("$python" -c 'import sys; print(sys.version_info[:2])')"
-if [ "$have" != "$need" ] || ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
+if ! grep -qF "$(pwd -P)/$venv" "$venv/bin/activate" 2>/dev/null || [ "$(version_of "$venv/bin/python")" != "$(version_of "$python")" ] ||
+    ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
+    [ "$python" != "$venv/bin/python" ] || python=$("$python" -c 'import sys; print(sys._base_executable)')
+    "$python" -c 'import venv, ensurepip' 2>/dev/null ||
+        fail "$python has no venv module; on Debian and Ubuntu: apt-get install python3-venv"
     say "making a virtual environment in $venv with $("$python" --version)"
     mkdir -p "$venv"
     find "$venv" -mindepth 1 -maxdepth 1 ! -name .lock -exec rm -rf {} +

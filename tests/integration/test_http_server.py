@@ -1,0 +1,113 @@
+"""Health, readiness and metrics over a real socket."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from notifyd.errors import ConfigError
+from notifyd.http.health import POLL_STUCK_AFTER_S, Health
+from notifyd.http.server import HttpServer, admin_app, public_app
+from notifyd.metrics import Metrics
+
+
+@dataclass
+class Role:
+    name: str = "persist"
+    waits_for: list[str] = field(default_factory=list)
+    polled_at: float | None = None
+
+
+@pytest.fixture
+def health() -> Health:
+    return Health(Metrics())
+
+
+@pytest.fixture
+async def admin(health: Health) -> AsyncIterator[str]:
+    server = HttpServer("127.0.0.1", 0, setting="NOTIFYD_ADMIN")
+    server.bind()
+    await server.start(admin_app(health, health._metrics))
+    yield f"http://127.0.0.1:{server.port}"
+    await server.stop()
+
+
+async def get(url: str) -> tuple[int, dict[str, object]]:
+    async with aiohttp.ClientSession() as session, session.get(url) as response:
+        return response.status, await response.json()
+
+
+async def test_alive_but_not_ready_before_the_roles_exist(admin: str) -> None:
+    assert (await get(f"{admin}/healthz"))[0] == 200
+    assert await get(f"{admin}/readyz") == (503, {"ready": False, "waits_for": ["process"]})
+
+
+async def test_ready_once_no_role_waits_for_anything(admin: str, health: Health) -> None:
+    role = Role(waits_for=["database"])
+    health.started([role])
+    assert await get(f"{admin}/readyz") == (503, {"ready": False, "waits_for": ["persist: database"]})
+    role.waits_for = []
+    assert (await get(f"{admin}/readyz"))[0] == 200
+
+
+async def test_not_ready_at_once_when_stopping_yet_alive(admin: str, health: Health) -> None:
+    health.started([Role()])
+    health.is_stopping = True
+    assert (await get(f"{admin}/readyz"))[0] == 503
+    assert (await get(f"{admin}/healthz"))[0] == 200
+
+
+async def test_a_poll_loop_that_stands_still_is_not_alive(
+    admin: str, health: Health, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    health.started([Role(polled_at=1000.0)])
+    monkeypatch.setattr("notifyd.http.health.time.monotonic", lambda: 1000.0 + POLL_STUCK_AFTER_S + 1)
+    assert health.stuck() == ["persist"]
+    monkeypatch.setattr("notifyd.http.health.time.monotonic", lambda: 1000.0 + POLL_STUCK_AFTER_S - 1)
+    assert health.stuck() == []
+
+
+async def test_metrics_name_the_version(admin: str) -> None:
+    async with aiohttp.ClientSession() as session, session.get(f"{admin}/metrics") as response:
+        assert "notifyd_build_info{version=" in await response.text()
+
+
+async def test_a_port_in_use_names_the_setting_and_the_way_out() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        server = HttpServer("127.0.0.1", port, setting="NOTIFYD_HTTP")
+        with pytest.raises(ConfigError, match=rf"port {port} on 127\.0\.0\.1 is in use.*NOTIFYD_HTTP_PORT"):
+            server.bind()
+
+
+async def test_an_address_that_is_not_ours_names_the_setting() -> None:
+    server = HttpServer("192.0.2.1", 0, setting="NOTIFYD_HTTP")
+    with pytest.raises(ConfigError, match="NOTIFYD_HTTP_HOST"):
+        server.bind()
+
+
+async def test_the_public_server_says_503_until_the_process_is_ready(health: Health) -> None:
+    app = public_app(health)
+
+    async def hello(_: web.Request) -> web.Response:
+        return web.json_response({"hello": True})
+
+    app.router.add_get("/hello", hello)
+    server = HttpServer("127.0.0.1", 0, setting="NOTIFYD_HTTP")
+    server.bind()
+    await server.start(app)
+    try:
+        url = f"http://127.0.0.1:{server.port}/hello"
+        status, body = await get(url)
+        assert (status, body["status"]) == (503, 503)
+        health.started([Role()])
+        assert await get(url) == (200, {"hello": True})
+    finally:
+        await server.stop()

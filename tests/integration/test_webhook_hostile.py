@@ -82,6 +82,30 @@ async def test_the_status_is_the_answer_whatever_the_body_does(peer: Connection)
         assert await asyncio.wait_for(sent, 10) == Done("HTTP 200")
 
 
+async def answers_unread(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.readuntil(b"\r\n\r\n")
+    writer.write(b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 0\r\n\r\n")
+    await writer.drain()
+    await asyncio.Event().wait()
+
+
+async def test_an_answer_before_the_body_was_read_counts() -> None:
+    async with raw_server(answers_unread) as url, channel() as webhook:
+        outcome = await webhook.send(delivery(body="x" * 200_000), contact(url))
+    assert outcome == Dead("http_413", "HTTP 413")
+
+
+async def never_reads(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await asyncio.Event().wait()
+
+
+async def test_a_receiver_that_does_not_read_is_a_timeout() -> None:
+    async with raw_server(never_reads) as url, channel(timeout_s=0.3) as webhook:
+        outcome = await webhook.send(delivery(body="x" * 200_000), contact(url))
+    assert isinstance(outcome, Retry)
+    assert outcome.reason == "timeout"
+
+
 async def drop(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     await read_request(reader)
 
@@ -180,6 +204,7 @@ async def test_a_resolver_that_never_answers_is_a_timeout() -> None:
         "169.254.169.254",
         "10.0.0.1",
         "[fe80::1]",
+        "[fe80::1%25lo]",
         "[fd00:ec2::254]",
         "１２７.0.0.1",
         "①②⑦.0.0.1",

@@ -76,7 +76,7 @@ class Settings(BaseSettings):
 
     kafka_skip_lost_records: bool = Field(
         False,
-        description="Go on where records were lost (retention, a topic made anew) instead of stopping the role.",
+        description="Go on where records were lost (retention, a topic made anew), not stop the role.",
     )
 
     # Topics
@@ -227,15 +227,17 @@ def _is_service_link(name: str, value: str) -> bool:
 
 def unknown_variables(environ: Mapping[str, str]) -> list[str]:
     """Describe each `NOTIFYD_*` variable that is no setting, with the nearest name there is."""
-    known = {variable_of(name) for name in Settings.model_fields}
+    known = {name.upper() for name in Settings.model_fields}
     found = []
     for name in sorted(environ):
-        if not name.upper().startswith(PREFIX) or name.upper() in known | _NOT_SETTINGS:
+        bare = name.upper().removeprefix(PREFIX)
+        if bare == name.upper() or bare in known or name.upper() in _NOT_SETTINGS:
             continue
         if _is_service_link(name, environ[name]):
             continue
-        near = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.5)
-        found.append(f"{name} is no setting" + (f"; did you mean {near[0]}?" if near else ""))
+        # Without the prefix, which would make any two names look alike.
+        near = difflib.get_close_matches(bare, known, n=1, cutoff=0.5)
+        found.append(f"{name} is no setting" + (f"; did you mean {PREFIX}{near[0]}?" if near else ""))
     return found
 
 

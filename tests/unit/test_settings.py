@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from notifyd.errors import ConfigError
 from notifyd.settings import Settings, load_settings, unknown_variables
 

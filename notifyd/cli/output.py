@@ -16,14 +16,25 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def read_settings(**overrides: Any) -> Settings:
-    """Load the settings; under NOTIFYD_SETTINGS_STRICT=false unknown variables are warned about."""
+def read_settings(*, is_role: bool = False, **overrides: Any) -> Settings:
+    """Load the settings and send logs to standard error.
+
+    A command (not a role) falls back on the surroundings that `notifyd dev` runs in this folder.
+    Under NOTIFYD_SETTINGS_STRICT=false unknown variables are warned about.
+    """
     import os
 
+    from notifyd.log import configure_logging
     from notifyd.settings import load_settings, unknown_variables
 
-    settings = load_settings(**overrides)
-    for text in unknown_variables(os.environ):
+    environ = dict(os.environ)
+    if not is_role:
+        from notifyd.dev.session import dev_environment
+
+        environ.update(dev_environment())
+    settings = load_settings(environ, **overrides)
+    configure_logging(settings)
+    for text in unknown_variables(environ):
         warn(text)
     return settings
 

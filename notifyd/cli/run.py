@@ -34,7 +34,7 @@ def run_roles(text: str) -> None:
     from notifyd.roles.names import parse_roles
 
     roles = parse_roles(text)
-    settings = read_settings()
+    settings = read_settings(is_role=True)
     from notifyd.roles.process import run as run_process
 
     raise typer.Exit(run_process(settings, roles))

@@ -1,0 +1,309 @@
+"""The database behind one small pool: aiopg's connections, and all of its traps in one place.
+
+- A `statement_timeout` surfaces as `asyncio.CancelledError`: told from a real one, made transient.
+- libpq goes on to the next host or address by itself and changes the socket under aiopg, which
+  hangs or, under uvloop, raises `RuntimeError`: hosts and addresses are tried one by one here.
+- A socket that libpq closed can have its number taken by another transport, and uvloop refuses to
+  let go of it: such a connection is dropped all the same.
+- A failover leaves connections to a host that has become read-only: the pool empties itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, Final
+
+import aiopg
+import psycopg2
+import psycopg2.extensions
+
+from notifyd.errors import ConfigError, NotifydError, TransientError
+from notifyd.log import get_logger
+from notifyd.metrics import Metrics
+from notifyd.settings import Settings
+from notifyd.store.address import Address, addresses_of, describe, parse_url
+from notifyd.store.errors import RowError, meaning_of, meaning_of_refusal
+
+#: A lock held by someone else (a migration, a long transaction) is waited for no longer than this.
+_LOCK_TIMEOUT_S: Final = 10.0
+#: The server's own timeouts come first; this one is for a server that no longer speaks.
+_SILENCE_S: Final = 5.0
+#: Between two lines that say we are still waiting.
+_REMINDER_S: Final = 30.0
+_BACKOFF_CAP_S: Final = 5.0
+#: A dead peer is noticed within half a minute, also by a connection that waits for an answer.
+_KEEPALIVE: Final = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
+
+Row = tuple[Any, ...]
+Params = Mapping[str, Any]
+
+_log = get_logger(component="database")
+
+
+class Database:
+    """At most `database_pool_size` connections to the database of `database_url`.
+
+    Errors: `TransientError` for what may pass, `RowError` (SQLSTATE 22, 23, 54) for data at
+    fault, `ConfigError` for what a person must change. No message ever holds the password.
+    """
+
+    def __init__(self, settings: Settings, metrics: Metrics, *, application: str = "notifyd") -> None:
+        if settings.database_url is None:
+            raise ConfigError(
+                "no database is set",
+                reason="no_database",
+                remedy="set NOTIFYD_DATABASE_URL=postgresql://user:password@host:5432/database",
+            )
+        self._settings = settings
+        self._metrics = metrics
+        self._application = application
+        self._options = parse_url(settings.database_url.get_secret_value())
+        self.where = describe(self._options)
+        self._free: list[aiopg.Connection] = []
+        self._used: set[aiopg.Connection] = set()
+        self._slots = asyncio.Semaphore(settings.database_pool_size)
+        self._is_closed = False
+        self._session = (
+            f"SET statement_timeout = {int(settings.database_statement_timeout_s * 1000)};"
+            f"SET lock_timeout = {int(min(_LOCK_TIMEOUT_S, settings.database_statement_timeout_s) * 1000)};"
+            f"SET idle_in_transaction_session_timeout = "
+            f"{int(settings.database_statement_timeout_s * 2000)};"
+            # Compiling a statement of some milliseconds costs hundreds.
+            "SET jit = off; SET timezone = 'UTC'; SET synchronous_commit = on;"
+            "SELECT current_setting('transaction_read_only')"
+        )
+
+    async def start(self, wait: bool = True) -> None:
+        """Connect once. With `wait` a database that comes late is waited for, with a log line.
+
+        Raises `ConfigError` at once where waiting cannot help (password, missing database),
+        `TransientError` without `wait`.
+        """
+        loop = asyncio.get_running_loop()
+        failures, next_line_at = 0, 0.0
+        while True:
+            try:
+                async with self._connection():
+                    break
+            except TransientError as error:
+                self._metrics.database_waits.labels(error.reason).inc()
+                if not wait:
+                    raise
+                if loop.time() >= next_line_at:
+                    _log.warning("database_awaited", database=self.where, error=error.message)
+                    next_line_at = loop.time() + _REMINDER_S
+                failures += 1
+                await asyncio.sleep(random.uniform(0.5, 1) * min(_BACKOFF_CAP_S, 0.2 * 2 ** min(failures, 8)))
+        if failures:
+            _log.info("database_answers", database=self.where, failures=failures)
+
+    async def stop(self) -> None:
+        """Close all connections; work in progress on them fails."""
+        self._is_closed = True
+        for connection in [*self._free, *self._used]:
+            _dispose(connection)
+        self._free.clear()
+
+    async def ping(self) -> bool:
+        """Say whether the database answers now."""
+        try:
+            return await self.fetch("SELECT 1") == [(1,)]
+        except NotifydError:
+            return False
+
+    async def fetch(self, sql: str, params: Params | None = None) -> list[Row]:
+        """Run one statement in a transaction of its own and return its rows."""
+        async with self._connection() as connection:
+            return await self._run(connection, sql, params)
+
+    @contextlib.asynccontextmanager
+    async def transaction(self, *, is_snapshot: bool = False) -> AsyncIterator[Transaction]:
+        """Run statements in one transaction: committed at the end, rolled back by any error.
+
+        `is_snapshot`: all statements read the same moment (and none writes).
+        """
+        mode = "REPEATABLE READ READ ONLY" if is_snapshot else "READ COMMITTED"
+        async with self._connection() as connection:
+            transaction = Transaction(self, connection, f"BEGIN ISOLATION LEVEL {mode};")
+            try:
+                yield transaction
+                await transaction.commit()
+            except NotifydError:
+                with contextlib.suppress(NotifydError):
+                    await transaction.rollback()
+                raise
+
+    # -- connections -------------------------------------------------------------------------------
+
+    @contextlib.asynccontextmanager
+    async def _connection(self) -> AsyncIterator[aiopg.Connection]:
+        if self._is_closed:
+            raise TransientError("the database pool is closed", reason="database_closed")
+        async with self._slots:
+            connection = self._take_free() or await self._connect()
+            self._used.add(connection)
+            try:
+                yield connection
+            finally:
+                self._used.discard(connection)
+                # What was cut in the middle of a transaction is in no state to go on.
+                if self._is_closed or connection.closed or not _is_idle(connection):
+                    _dispose(connection)
+                else:
+                    self._free.append(connection)
+
+    def _take_free(self) -> aiopg.Connection | None:
+        while self._free:
+            connection = self._free.pop()
+            if not connection.closed:
+                return connection
+        return None
+
+    async def _connect(self) -> aiopg.Connection:
+        """Connect to the first address that answers and can be written to; a read-only one is second best."""
+        failure: NotifydError | None = None
+        spare: aiopg.Connection | None = None
+        for address in await addresses_of(self._options):
+            try:
+                connection, is_read_only = await self._connect_to(address)
+            except NotifydError as error:
+                failure = error
+                continue
+            except BaseException:
+                if spare is not None:
+                    _dispose(spare)
+                raise
+            if not is_read_only:
+                if spare is not None:
+                    _dispose(spare)
+                return connection
+            if spare is None:
+                spare = connection
+            else:
+                _dispose(connection)
+        if spare is not None:
+            return spare
+        raise failure or TransientError(
+            f"{self.where}: the host has no address", reason="database_unavailable"
+        )
+
+    async def _connect_to(self, address: Address) -> tuple[aiopg.Connection, bool]:
+        options = {
+            "application_name": self._application,
+            **_KEEPALIVE,
+            **self._options,
+            **address.options,
+        }
+        try:
+            connection = await aiopg.connect(
+                timeout=self._settings.database_connect_timeout_s,
+                enable_json=False,
+                enable_hstore=False,
+                enable_uuid=False,
+                **options,
+            )
+        except asyncio.CancelledError:
+            if _is_being_cancelled():
+                raise
+            raise TransientError(f"{self.where} cut us off", reason="database_unavailable") from None
+        except TimeoutError:
+            waited_s = self._settings.database_connect_timeout_s
+            raise TransientError(
+                f"{self.where} does not answer within {waited_s:g} s", reason="database_unavailable"
+            ) from None
+        except (psycopg2.Error, RuntimeError, OSError) as error:
+            raise meaning_of_refusal(error, where=self.where) from None
+        try:
+            rows = await self._run(connection, self._session, None)
+        except BaseException:
+            _dispose(connection)
+            raise
+        return connection, rows == [("on",)]
+
+    async def _run(self, connection: aiopg.Connection, sql: str, params: Params | None) -> list[Row]:
+        timeout_s = self._settings.database_statement_timeout_s
+        try:
+            cursor = await connection.cursor(timeout=timeout_s + _SILENCE_S)
+            try:
+                await cursor.execute(sql, params)
+                return await cursor.fetchall() if cursor.description else []
+            finally:
+                cursor.close()
+        except asyncio.CancelledError:
+            _dispose(connection)
+            if _is_being_cancelled():
+                raise
+            raise TransientError(
+                f"{self.where}: a statement took longer than {timeout_s:g} s", reason="statement_timeout"
+            ) from None
+        except TimeoutError:
+            _dispose(connection)
+            raise TransientError(f"{self.where} fell silent", reason="database_unavailable") from None
+        except (psycopg2.Error, RuntimeError, OSError) as error:
+            ours = meaning_of(error, where=self.where)
+            if not isinstance(ours, RowError):
+                _dispose(connection)
+            if ours.reason == "database_read_only":
+                _log.warning("database_read_only", database=self.where)
+                self._empty()
+            raise ours from None
+
+    def _empty(self) -> None:
+        """Drop every connection, those in use as soon as they come back: the writable host may be another."""
+        for connection in [*self._free, *self._used]:
+            _dispose(connection)
+        self._free.clear()
+
+
+class Transaction:
+    """One open transaction; made by `Database.transaction`."""
+
+    def __init__(self, database: Database, connection: aiopg.Connection, begin: str) -> None:
+        self._database = database
+        self._connection = connection
+        self._begin = begin
+        self._is_over = False
+
+    async def fetch(self, sql: str, params: Params | None = None) -> list[Row]:
+        """Run a statement and return its rows."""
+        begin, self._begin = self._begin, ""
+        return await self._database._run(self._connection, begin + sql, params)
+
+    async def commit(self, last: str = "", params: Params | None = None) -> None:
+        """Commit; with `last` that statement and the commit go to the server in one piece."""
+        if self._is_over:
+            return
+        self._is_over = True
+        if self._begin and not last:
+            return  # nothing was ever sent
+        begin, self._begin = self._begin, ""
+        await self._database._run(self._connection, f"{begin}{last};COMMIT", params)
+
+    async def rollback(self) -> None:
+        """Undo everything; the transaction is over."""
+        if self._is_over and _is_idle(self._connection):
+            return
+        self._is_over = True
+        if not self._begin and not self._connection.closed:
+            await self._database._run(self._connection, "ROLLBACK", None)
+
+
+def _is_idle(connection: aiopg.Connection) -> bool:
+    return bool(connection.raw.get_transaction_status() == psycopg2.extensions.TRANSACTION_STATUS_IDLE)
+
+
+def _is_being_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _dispose(connection: aiopg.Connection) -> None:
+    try:
+        connection.close()
+    except (RuntimeError, OSError, psycopg2.Error):
+        # uvloop: the socket's number already belongs to another transport.
+        with contextlib.suppress(psycopg2.Error):
+            connection.raw.close()

@@ -105,6 +105,9 @@ class WebhookChannel:
         Nothing is sent to any of them while one host is busy: what comes back for that reason
         does not count as an attempt, so it must not have been one.
         """
+        session = self._session
+        if session is None:
+            raise PermanentError("the webhook channel is not started", reason="not_started")
         if not contact.webhook:
             return Skip("no_address")
         body = self._body(delivery)
@@ -130,7 +133,7 @@ class WebhookChannel:
                 places[host] = place
             async with asyncio.TaskGroup() as group:
                 calls = {
-                    index: group.create_task(self._call(request, body, places[request.host].is_warm))
+                    index: group.create_task(self._call(session, request, body, places[request.host].is_warm))
                     for index, request in requests.items()
                 }
         finally:
@@ -138,12 +141,14 @@ class WebhookChannel:
                 self._gate.leave(place)
         return combine(outcomes | {index: call.result() for index, call in calls.items()})
 
-    async def _call(self, request: Request, body: bytes, is_warm: bool) -> Outcome:
+    async def _call(
+        self, session: aiohttp.ClientSession, request: Request, body: bytes, is_warm: bool
+    ) -> Outcome:
         deadline = asyncio.get_running_loop().time() + self._timeout_s
         self._calls.inc()
         try:
             async with asyncio.timeout_at(deadline):
-                response = await self._post(request, body, is_warm)
+                response = await _post(session, request, body, is_warm)
             try:
                 await _skip_body(response, deadline)
             finally:
@@ -155,39 +160,40 @@ class WebhookChannel:
         retry_after = response.headers.get("Retry-After")
         return outcome_of_status(response.status, retry_after, now_s=self._clock())
 
-    async def _post(self, request: Request, body: bytes, is_warm: bool) -> aiohttp.ClientResponse:
-        """Return once the answer's head is there.
-
-        The other side may close a kept connection just when a call goes out on it. That is no
-        failure of the receiver, so the call is made again at once.
-        """
-        if self._session is None:
-            raise PermanentError("the webhook channel is not started", reason="not_started")
-        # Most hosts are called once in a while: keeping a connection to each would use up the sockets.
-        headers = request.headers if is_warm else {**request.headers, "Connection": "close"}
-        for _ in range(_MAX_STALE):
-            trace = _Trace()
-            try:
-                return await self._session.post(
-                    request.url,
-                    data=body,
-                    headers=headers,
-                    allow_redirects=False,
-                    trace_request_ctx=trace,
-                )
-            except aiohttp.ClientConnectorError:
-                raise
-            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
-                if not trace.is_reused:
-                    raise
-        raise aiohttp.ServerDisconnectedError
-
     def _body(self, delivery: Delivery) -> bytes:
         message, envelope = self._latest
         if message is not delivery.message:
             envelope = public_envelope(delivery.message)
             self._latest = (delivery.message, envelope)
         return b'{"user":' + msgspec.json.encode(delivery.user) + b',"message":' + envelope + b"}"
+
+
+async def _post(
+    session: aiohttp.ClientSession, request: Request, body: bytes, is_warm: bool
+) -> aiohttp.ClientResponse:
+    """Return once the answer's head is there.
+
+    The other side may close a kept connection just when a call goes out on it. That is no
+    failure of the receiver, so the call is made again at once.
+    """
+    # Most hosts are called once in a while: keeping a connection to each would use up the sockets.
+    headers = request.headers if is_warm else {**request.headers, "Connection": "close"}
+    for _ in range(_MAX_STALE):
+        trace = _Trace()
+        try:
+            return await session.post(
+                request.url,
+                data=body,
+                headers=headers,
+                allow_redirects=False,
+                trace_request_ctx=trace,
+            )
+        except aiohttp.ClientConnectorError:
+            raise
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+            if not trace.is_reused:
+                raise
+    raise aiohttp.ServerDisconnectedError
 
 
 async def _note_reuse(_session: aiohttp.ClientSession, context: Any, _params: object) -> None:

@@ -100,7 +100,7 @@ def parse_url(text: str, *, allow_private: bool) -> URL | Dead:
             raise ValueError
         url = URL(text)
         port = url.port
-    except ValueError:
+    except (ValueError, IndexError):  # yarl 1.25 lets an IndexError out of `https://a[b]c@`
         return Dead("bad_url", "the URL is not valid")
     if url.scheme == "http" and not allow_private:
         return Dead("https_required", "the URL is not https")

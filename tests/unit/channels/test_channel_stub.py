@@ -2,6 +2,7 @@ import asyncio
 import json
 
 import pytest
+
 from notifyd.channels.port import Delivery
 from notifyd.channels.registry import build_channels, unknown_channel
 from notifyd.channels.stub import StubChannel

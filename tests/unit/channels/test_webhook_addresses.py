@@ -3,6 +3,7 @@ import socket
 import threading
 
 import pytest
+
 from notifyd.channels.addresses import (
     AddressRefused,
     GuardedResolver,

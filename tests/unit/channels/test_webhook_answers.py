@@ -2,6 +2,7 @@ import email.utils
 
 import aiohttp
 import pytest
+
 from notifyd.channels.webhook_answers import (
     combine,
     outcome_of_error,

@@ -1,15 +1,19 @@
 import base64
 import json
 import time
+from datetime import UTC, datetime
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from standardwebhooks import Webhook, WebhookVerificationError
+
 from notifyd.channels.port import Delivery
 from notifyd.channels.webhook_request import Request, make_request, parse_secret, parse_url, webhook_id
 from notifyd.delivery.contact import WebhookAddress
 from notifyd.delivery.outcome import Dead
 from notifyd.message.envelope import Limits, decode
 from notifyd.settings import Settings
-from standardwebhooks import Webhook, WebhookVerificationError
 
 GLOBAL_ID = "019aab3e-6f0c-7d44-9f6a-0d1f5a2b9c11"
 KEY = base64.b64encode(b"k" * 32).decode()
@@ -118,6 +122,7 @@ def test_a_body_that_is_not_text_is_dead() -> None:
         ("https://a.example/\r\nX: y", "bad_url"),
         (" https://a.example", "bad_url"),
         ("https://[::1", "bad_url"),
+        ("https://a[b]c@", "bad_url"),
         ("https://xn--a.example" + "\x00", "bad_url"),
     ],
 )
@@ -149,3 +154,25 @@ def test_tests_may_use_plain_http_and_any_port() -> None:
 
 def test_a_request_shows_nothing_in_its_repr() -> None:
     assert repr(made(KEY)) == "Request()"
+
+
+@given(
+    st.text(max_size=40)
+    | st.builds(
+        lambda host, rest: f"https://{host}{rest}",
+        st.text(max_size=20) | st.ip_addresses().map(str),
+        st.text(max_size=20),
+    )
+)
+def test_whatever_the_url_the_answer_is_a_url_or_dead(text: str) -> None:
+    found = parse_url(text, allow_private=False)
+    if not isinstance(found, Dead):
+        assert found.scheme == "https"
+        assert found.raw_host
+        assert found.raw_host.isascii()
+
+
+@given(st.text(max_size=60))
+def test_whatever_the_secret_it_signs_or_is_none(text: str) -> None:
+    key = parse_secret(text)
+    assert key is None or Webhook(key).sign("id", datetime.now(UTC), "body")

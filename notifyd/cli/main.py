@@ -44,16 +44,15 @@ Notifications from Kafka to every device of every user.
 
 First steps, in two terminals:
 
-  notifyd dev                                      # everything at once, nothing to install before
-
-  notifyd send --to alice --title Hi --wait        # see it arrive
+    notifyd dev                                 # everything at once
+    notifyd send --to alice --title Hi --wait   # see it arrive
 
 In production, one role a process:
 
-  notifyd --role=persist                           # deliver, persist or ws
+    notifyd --role=persist                      # or deliver, or ws
 
-Settings are environment variables; `notifyd config` lists them.
-Exit codes: 0 good, 1 it failed, 2 wrong use or settings, 70 an error of notifyd itself.
+Settings are environment variables; `notifyd config` lists them. Exit codes: 0 good, 1 it failed,
+2 wrong use or settings, 70 an error of notifyd itself.
 """
 
 
@@ -64,7 +63,7 @@ def build_app() -> typer.Typer:
         help=_HELP,
         invoke_without_command=True,
         add_completion=False,
-        rich_markup_mode="rich",
+        rich_markup_mode="markdown",
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     )

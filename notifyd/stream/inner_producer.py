@@ -1,6 +1,6 @@
 """aiokafka's producer, as ours needs it: built with our settings, known when broken, closed in bounded time.
 
-The private seams of aiokafka that this touches have tests in `tests/unit/stream/test_producer_seams.py`.
+The private seams of aiokafka that this touches have tests in `tests/unit/producer/test_producer_seams.py`.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from typing import Any
 
 import msgspec
 import pytest
+
 from notifyd.delivery.contact import Contact, WebhookAddress, contact_for, is_muted
 from notifyd.errors import InvalidMessage
 

@@ -3,6 +3,7 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from notifyd.delivery.outcome import Dead, Retry
 from notifyd.delivery.retry import MAX_RETRY_AFTER_S, RUNGS, RetryAt, RetryPolicy, decide, rung_for
 from notifyd.settings import Settings

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from notifyd.channels.port import Channel
 from notifyd.channels.stub import StubChannel
 from notifyd.channels.webhook import WebhookChannel
-from notifyd.delivery.outcome import Dead
 from notifyd.metrics import Metrics
 from notifyd.settings import Settings
 
@@ -16,8 +13,3 @@ def build_channels(settings: Settings, metrics: Metrics) -> dict[str, Channel]:
     """Make every channel of the `deliver` role, by the name that messages use; starts none."""
     channels: list[Channel] = [WebhookChannel(settings, metrics), StubChannel(settings.stub_script)]
     return {channel.name: channel for channel in channels}
-
-
-def unknown_channel(name: str, known: Iterable[str]) -> Dead:
-    """Say what becomes of a delivery by a channel that nobody serves: dead, never silence."""
-    return Dead("unknown_channel", f"there is no channel {name[:64]!r}; there are {', '.join(sorted(known))}")

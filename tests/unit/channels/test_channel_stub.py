@@ -4,7 +4,7 @@ import json
 import pytest
 
 from notifyd.channels.port import Delivery
-from notifyd.channels.registry import build_channels, unknown_channel
+from notifyd.channels.registry import build_channels
 from notifyd.channels.stub import StubChannel
 from notifyd.delivery.contact import NO_CONTACT
 from notifyd.delivery.outcome import Dead, Done, Outcome, Retry, Skip
@@ -71,9 +71,7 @@ def test_a_wrong_script_names_the_setting_and_the_words(script: str) -> None:
         StubChannel(script)
 
 
-def test_the_registry_knows_its_channels_by_name_and_an_unknown_one_is_dead() -> None:
+def test_the_registry_knows_its_channels_by_name() -> None:
     channels = build_channels(Settings(), Metrics())
     assert set(channels) == {"webhook", "stub"}
     assert all(channels[name].name == name for name in channels)
-    dead = unknown_channel("pager", channels)
-    assert dead == Dead("unknown_channel", "there is no channel 'pager'; there are stub, webhook")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,22 +17,26 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def read_settings(*, is_role: bool = False, **overrides: Any) -> Settings:
-    """Load the settings and send logs to standard error.
+def read_settings(**overrides: Any) -> Settings:
+    """Load the settings of a command, and send logs to standard error.
 
-    A command (not a role) falls back on the surroundings that `notifyd dev` runs in this folder.
-    Under NOTIFYD_SETTINGS_STRICT=false unknown variables are warned about.
+    Where the environment names no broker, the surroundings that `notifyd dev` runs in this folder
+    are taken. Under NOTIFYD_SETTINGS_STRICT=false unknown variables are warned about.
     """
-    import os
+    from notifyd.dev.session import dev_environment
 
+    return _load({**os.environ, **dev_environment()}, overrides)
+
+
+def read_role_settings() -> Settings:
+    """Load the settings of a role: the environment alone, whatever runs in this folder."""
+    return _load(dict(os.environ), {})
+
+
+def _load(environ: dict[str, str], overrides: dict[str, Any]) -> Settings:
     from notifyd.log import configure_logging
     from notifyd.settings import load_settings, unknown_variables
 
-    environ = dict(os.environ)
-    if not is_role:
-        from notifyd.dev.session import dev_environment
-
-        environ.update(dev_environment())
     settings = load_settings(environ, **overrides)
     configure_logging(settings)
     for text in unknown_variables(environ):

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from notifyd.cli.output import read_settings
+from notifyd.cli.output import read_role_settings
 
 RoleOption = Annotated[
     str,
@@ -34,7 +34,7 @@ def run_roles(text: str) -> None:
     from notifyd.roles.names import parse_roles
 
     roles = parse_roles(text)
-    settings = read_settings(is_role=True)
+    settings = read_role_settings()
     from notifyd.roles.process import run as run_process
 
     raise typer.Exit(run_process(settings, roles))

@@ -365,7 +365,7 @@ class Producer:
                 if self._inner is not broken or self._stopping.is_set():
                     return
                 self._logger.warning(
-                    "producer_rebuilt", detail="the broker accepts this producer's sequence numbers no more"
+                    "producer_rebuilt", detail="its sequence numbers were refused, or its sender task ended"
                 )
                 # Each one in a row without a success in between waits longer: a broker may refuse them all.
                 await asyncio.sleep(backoff_s(self._rebuilds) if self._rebuilds else 0)

@@ -16,7 +16,6 @@ from notifyd.cli.main import run_command
 from notifyd.errors import ConfigError, TransientError
 from notifyd.version import VERSION
 
-
 COMMANDS = [name for name, module, *_ in cli._COMMANDS if find_spec(f"notifyd.cli.{module}")]
 
 

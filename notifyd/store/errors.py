@@ -33,7 +33,7 @@ class RowError(PermanentError):
     reason = "poison"
 
 
-class MissingPartition(NotifydError):
+class MissingPartition(TransientError):
     """There is no partition for a row's day: make it, then write again."""
 
     reason = "missing_partition"
@@ -79,7 +79,7 @@ def _meaning_for_a_person(state: str, where: str, said: str) -> NotifydError:
 
 def meaning_of_refusal(error: BaseException, *, where: str) -> NotifydError:
     """Turn an error of connecting into ours: a `ConfigError` where waiting cannot help."""
-    said = _last_line(error)
+    said = _why(error)
     for words, reason, remedy in _REFUSALS:
         if words in said:
             return ConfigError(
@@ -99,8 +99,7 @@ def _first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
-def _last_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    said = lines[-1] if lines else type(error).__name__
-    # 'connection to server at "db" (10.0.0.1), port 5432 failed: FATAL:  password ...'
-    return said.rpartition("FATAL:")[2].strip() or said
+def _why(error: BaseException) -> str:
+    # 'connection to server at "db" (10.0.0.1), port 5432 failed: FATAL:  password ...\n\tIs the server ...'
+    said = _first_line(error)
+    return said.rpartition("FATAL:")[2].rpartition(" failed: ")[2].strip() or said

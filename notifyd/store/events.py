@@ -1,0 +1,219 @@
+"""Events become rows: logged, and merged into the deliveries and the inbox that they are about."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from notifyd.delivery.event import INBOX_STAGES, Event, decode_events
+from notifyd.message.ids import is_time_ordered, is_uuid, time_of
+from notifyd.store.batch import EventRecord, Place, Refused, Tally
+from notifyd.store.pool import Transaction
+from notifyd.store.sql import query
+
+#: Events in one statement: some megabytes of JSON.
+_CHUNK_EVENTS: Final = 10_000
+
+_EPOCH: Final = dt.date(1970, 1, 1)
+_DAY_MS: Final = 86_400_000
+
+_encoder = msgspec.json.Encoder()
+
+
+class EventFacts(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """An event as `apply_events.sql` reads it: see there for what each letter is."""
+
+    k: str
+    i: str
+    d: str
+    u: str
+    c: str
+    s: str
+    r: str
+    n: int
+    a: int
+    p: str
+    due: int | None = None
+    re: str | None = None
+    de: str | None = None
+    g: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EventRow:
+    """One event, and the record that it came in."""
+
+    record: EventRecord
+    facts: EventFacts
+
+    @property
+    def offset(self) -> int:
+        """The record's offset."""
+        return self.record.offset
+
+    @property
+    def day(self) -> str:
+        """The day of its message, as far as the event can tell (ISO)."""
+        return self.facts.d
+
+
+def read_events(record: EventRecord) -> list[EventRow] | Refused:
+    """Read one record of the events topic. A record that is no array of events is refused."""
+    try:
+        events = decode_events(record.value or b"")
+        return [EventRow(record, _facts(event)) for event in events]
+    except (msgspec.MsgspecError, UnicodeError, ValueError, OverflowError, RecursionError) as error:
+        return Refused(record, "poison", f"is no array of events: {error}")
+
+
+def _facts(event: Event) -> EventFacts:
+    message_id = event.id.lower()
+    if is_uuid(message_id) is None:
+        raise ValueError(f"id {event.id[:40]!r} is no UUID")
+    said = _encoder.encode(
+        (
+            event.user,
+            event.channel,
+            event.stage,
+            event.run,
+            event.attempt,
+            event.at,
+            event.due,
+            event.pod,
+            event.reason,
+            event.detail,
+        )
+    )
+    if is_time_ordered(message_id):
+        day = _EPOCH + dt.timedelta(days=time_of(message_id) // _DAY_MS)
+    else:
+        day = (
+            dt.date.fromisoformat(event.day) if event.day else _EPOCH + dt.timedelta(days=event.at // _DAY_MS)
+        )
+    return EventFacts(
+        k=hashlib.blake2b(said, digest_size=16).hexdigest(),
+        i=message_id,
+        d=day.isoformat(),
+        u=event.user,
+        c=event.channel,
+        s=event.stage,
+        r=event.run,
+        n=event.attempt,
+        a=event.at,
+        p=event.pod,
+        due=event.due,
+        re=event.reason,
+        de=event.detail,
+        g=event.digest,
+    )
+
+
+async def write_events(tx: Transaction, place: Place, rows: Sequence[EventRow]) -> Tally:
+    """Write the events of a batch. Those of a message that is not there yet are kept for it."""
+    tally = Tally()
+    facts = {(row.facts.i, row.facts.k): row.facts for row in rows}
+    by_message: dict[str, list[EventFacts]] = {}
+    for fact in facts.values():
+        by_message.setdefault(fact.i, []).append(fact)
+    ordered = {i: found[0].d for i, found in by_message.items() if is_time_ordered(i)}
+    unordered = [i for i in by_message if i not in ordered]
+    days = {**ordered, **(await _days_of(tx, unordered) if unordered else {})}
+    digests = await _lock(tx, days)
+    unknown = {i: day for i, day in ordered.items() if i not in digests}
+    early = [i for i in unordered if i not in days]
+    if unknown:
+        held = await tx.fetch(query("hold_unknown_messages"), _keys(unknown))
+        early += [i for i, _ in held]
+        # Whoever was just writing one of these has ended now, and its row can be seen.
+        digests |= await _lock(tx, {i: day for i, day in unknown.items() if (i, day) not in set(held)})
+    if early:
+        kept = [fact for i in early for fact in by_message[i]]
+        await tx.fetch(query("keep_early_events"), {"events": encode(kept)})
+        tally.events += len(kept)
+        await _free(tx, early, unknown)
+    known = [
+        msgspec.structs.replace(fact, d=days[i])
+        for i, digest in digests.items()
+        for fact in by_message[i]
+        if fact.g in ("", digest)
+    ]
+    for start in range(0, len(known), _CHUNK_EVENTS):
+        chunk = known[start : start + _CHUNK_EVENTS]
+        tally.events += await apply_to_deliveries(tx, place, chunk)
+        tally.events += await apply_to_inbox(tx, place, chunk)
+    tally.dropped = len(facts) - tally.events
+    return tally
+
+
+async def apply_to_deliveries(tx: Transaction, place: Place, facts: Iterable[EventFacts]) -> int:
+    """Log and merge the events about deliveries; their messages' rows are locked. Returns new rows."""
+    about = [fact for fact in facts if fact.s not in INBOX_STAGES]
+    if not about:
+        return 0
+    params = place.params(events=encode(about), day_set=sorted({fact.d for fact in about}))
+    (_, _, logged), *turned = await tx.fetch(query("apply_events"), params)
+    if turned:
+        await refresh_messages(tx, {i: day for i, day, _ in turned})
+    return int(logged)
+
+
+async def apply_to_inbox(tx: Transaction, place: Place, facts: Iterable[EventFacts]) -> int:
+    """Log and merge `seen` and `read`; their messages' rows are locked. Returns new rows."""
+    about = [fact for fact in facts if fact.s in INBOX_STAGES]
+    if not about:
+        return 0
+    params = place.params(events=encode(about), day_set=sorted({fact.d for fact in about}))
+    [(logged,)] = await tx.fetch(query("apply_inbox_events"), params)
+    return int(logged)
+
+
+async def refresh_messages(tx: Transaction, days: Mapping[str, str]) -> None:
+    """Derive the state of messages (id -> day) anew; their rows are locked."""
+    await tx.fetch(query("refresh_messages"), _keys(days))
+
+
+def encode(facts: Sequence[EventFacts]) -> str:
+    """Encode events as the JSON array that the statements read."""
+    return _encoder.encode(facts).decode()
+
+
+def decode(events: Sequence[Any]) -> list[EventFacts]:
+    """Read back what `keep_early_events.sql` kept."""
+    return msgspec.convert(events, list[EventFacts])
+
+
+async def _days_of(tx: Transaction, ids: Sequence[str]) -> dict[str, str]:
+    """Find the days of ids that do not carry theirs; those that stay unknown are held for us."""
+    days: dict[str, str] = dict(await tx.fetch(query("resolve_days"), {"ids": ids}))
+    missing = [i for i in ids if i not in days]
+    if missing:
+        held = {i for (i,) in await tx.fetch(query("hold_unknown_ids"), {"ids": missing})}
+        written = [i for i in missing if i not in held]
+        if written:
+            days |= dict(await tx.fetch(query("resolve_days"), {"ids": written}))
+    return days
+
+
+async def _lock(tx: Transaction, days: Mapping[str, str]) -> dict[str, str]:
+    """Lock messages (id -> day) and return the digests of those that are there."""
+    if not days:
+        return {}
+    return {i: digest for i, _, digest in await tx.fetch(query("lock_messages"), _keys(days))}
+
+
+async def _free(tx: Transaction, early: Sequence[str], unknown: Mapping[str, str]) -> None:
+    messages = {i: unknown[i] for i in early if i in unknown}
+    if messages:
+        await tx.fetch(query("free_unknown_messages"), _keys(messages))
+    ids = [i for i in early if i not in unknown]
+    if ids:
+        await tx.fetch(query("free_unknown_ids"), {"ids": ids})
+
+
+def _keys(days: Mapping[str, str]) -> dict[str, list[str]]:
+    return {"ids": list(days), "days": list(days.values()), "day_set": sorted(set(days.values()))}

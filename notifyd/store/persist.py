@@ -1,0 +1,246 @@
+"""Persist: batches of messages and events become rows, and the mark moves with them, or neither does.
+
+The mark of an input partition is the consumer position below which every row is committed. It is
+locked first, moves only from a batch's start to its end, and is committed with the rows, so that
+a replay after any crash changes nothing and a batch out of turn is turned away.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from typing import Final, TypeVar
+
+from notifyd.metrics import Metrics
+from notifyd.store.batch import EventRecord, MessageRow, OnRefused, Place, Refused, Tally, Written
+from notifyd.store.errors import MissingPartition, RowError
+from notifyd.store.events import EventRow, read_events, write_events
+from notifyd.store.messages import write_messages
+from notifyd.store.pool import Database, Transaction
+from notifyd.store.sql import query
+
+__all__ = ["MessageRow", "PersistStore", "Refused", "Written"]
+
+#: Days whose partitions are known to be there; more than the window of `ensure_day` holds.
+_MAX_KNOWN_DAYS: Final = 1000
+#: It becomes a Kafka header.
+_MAX_ERROR_CHARS: Final = 500
+
+_Row = TypeVar("_Row", MessageRow, EventRow)
+_Work = Callable[[Transaction, Place, Sequence[_Row]], Awaitable[Tally]]
+
+
+class PersistStore:
+    """Writes for one incarnation of the topics, as `pod`; safe for several batches at a time."""
+
+    def __init__(self, database: Database, incarnation: str, pod: str, metrics: Metrics) -> None:
+        self._database = database
+        self._incarnation = incarnation
+        self._pod = pod
+        self._metrics = metrics
+        self._incarnation_id: int | None = None
+        self._known_days: set[str] = set()
+
+    async def start_offsets(self, topic: str, partitions: Sequence[int]) -> dict[int, int]:
+        """Read the marks of these partitions: where to start. No entry: nothing of it was ever written."""
+        params = {
+            "incarnation": await self._incarnation_no(),
+            "topic": topic,
+            "partitions": list(partitions),
+        }
+        return dict(await self._database.fetch(query("read_marks"), params))
+
+    async def write_messages(  # noqa: PLR0917
+        self,
+        topic: str,
+        partition: int,
+        start: int,
+        end: int,
+        rows: Sequence[MessageRow],
+        on_refused: OnRefused,
+    ) -> Written:
+        """Write the messages read from `start` up to the consumer's position `end`.
+
+        One transaction: messages, deliveries, inbox, unread counters, and the mark. `on_refused` is
+        awaited before it, with rows that can never be written. Raises `TransientError` where
+        nothing was written, or nobody can tell: call again with the same batch.
+        """
+        place = await self._place(topic, partition)
+        return await self._write(
+            place, start, end, rows=rows, unread=[], work=write_messages, on_refused=on_refused
+        )
+
+    async def write_events(  # noqa: PLR0917
+        self,
+        topic: str,
+        partition: int,
+        start: int,
+        end: int,
+        values: Sequence[tuple[int, bytes | None]],
+        on_refused: OnRefused,
+    ) -> Written:
+        """Write the events in `values`, (offset, record value) each; as `write_messages` otherwise.
+
+        A record with one faulty event is refused as a whole, its sound events are written.
+        """
+        place = await self._place(topic, partition)
+        rows: list[EventRow] = []
+        refused: list[Refused] = []
+        for offset, value in values:
+            read = read_events(EventRecord(value, offset))
+            if isinstance(read, Refused):
+                refused.append(read)
+            else:
+                rows += read
+        return await self._write(
+            place, start, end, rows=rows, unread=refused, work=write_events, on_refused=on_refused
+        )
+
+    async def _write(
+        self,
+        place: Place,
+        start: int,
+        end: int,
+        *,
+        rows: Sequence[_Row],
+        unread: Sequence[Refused],
+        work: _Work[_Row],
+        on_refused: OnRefused,
+    ) -> Written:
+        """Try, set aside what is at fault, and try again without it, until the rest is committed.
+
+        No lock is held while refused records are brought to safety, however long that takes.
+        """
+        if start > end:
+            raise ValueError(f"a batch from {start} to {end}")
+        started = time.monotonic()
+        told: set[int] = set()
+        if unread:
+            marks = await self.start_offsets(place.topic, [place.partition])
+            if marks.get(place.partition, start) >= end:
+                return Written("replayed", marks[place.partition])
+            await _tell(unread, told, on_refused)
+        left = list(rows)
+        while True:
+            result = await self._attempt(place, start, end, left, work)
+            if not isinstance(result, list):
+                written, tally = result
+                if tally is not None:
+                    self._count(tally, time.monotonic() - started)
+                return replace(written, refused=len(told))
+            await _tell([refused for _, refused in result], told, on_refused)
+            set_aside = {id(row) for row, _ in result}
+            left = [row for row in left if id(row) not in set_aside]
+
+    async def _attempt(
+        self, place: Place, start: int, end: int, rows: Sequence[_Row], work: _Work[_Row]
+    ) -> tuple[Written, Tally | None] | list[tuple[_Row, Refused]]:
+        """Write everything, or nothing and say which rows are at fault."""
+        homeless = await self._without_partition(rows)
+        if homeless:
+            return homeless
+        try:
+            async with self._database.transaction() as tx:
+                mark = await self._lock_mark(tx, place, start)
+                if mark < start:
+                    return Written("behind", mark), None
+                if mark >= end:
+                    return Written("replayed", mark), None
+                # A batch that begins below the mark and ends above it is new from the mark on.
+                tally = await work(tx, place, [row for row in rows if row.offset >= mark])
+                if not tally.refused:
+                    await tx.commit(query("move_mark"), place.params(end=end))
+                    return Written("written", end, tally.messages, tally.doubles, tally.events), tally
+                await tx.rollback()
+            of_offset = {row.offset: row for row in rows}
+            return [(of_offset[one.offset], one) for one in tally.refused]
+        except RowError as error:
+            return await self._find_poison(place, rows, work, error)
+        except MissingPartition:
+            # Retention took it away meanwhile; the next call makes it anew.
+            self._known_days.clear()
+            raise
+
+    async def _find_poison(
+        self, place: Place, rows: Sequence[_Row], work: _Work[_Row], error: RowError
+    ) -> list[tuple[_Row, Refused]]:
+        """Halve a failing batch, without keeping anything, until the rows at fault stand alone."""
+        if len(rows) == 1:
+            [row] = rows
+            record = row if isinstance(row, MessageRow) else row.record
+            return [(row, Refused(record, error.reason, error.message[:_MAX_ERROR_CHARS]))]
+        found: list[tuple[_Row, Refused]] = []
+        middle = len(rows) // 2
+        for half in (rows[:middle], rows[middle:]):
+            try:
+                async with self._database.transaction() as tx:
+                    await work(tx, place, half)
+                    await tx.rollback()
+            except RowError as narrower:
+                found += await self._find_poison(place, half, work, narrower)
+        if not found:
+            raise error
+        return found
+
+    async def _without_partition(self, rows: Sequence[_Row]) -> list[tuple[_Row, Refused]]:
+        """Make the partitions of these rows' days, and return the rows whose day may have none."""
+        by_day: dict[str, list[_Row]] = {}
+        for row in rows:
+            by_day.setdefault(row.day, []).append(row)
+        new = sorted(by_day.keys() - self._known_days)
+        if not new:
+            return []
+        if len(self._known_days) > _MAX_KNOWN_DAYS:
+            self._known_days.clear()
+        homeless: list[tuple[_Row, Refused]] = []
+        # One transaction each, so that two writers cannot wait for each other's days.
+        for day in new:
+            [(is_there,)] = await self._database.fetch(query("ensure_day"), {"day": day})
+            if is_there:
+                self._known_days.add(day)
+                continue
+            for row in by_day[day]:
+                record = row if isinstance(row, MessageRow) else row.record
+                homeless.append((row, Refused(record, "date_out_of_range", f"its day {day} is too far away")))
+        return homeless
+
+    async def _lock_mark(self, tx: Transaction, place: Place, start: int) -> int:
+        found = await tx.fetch(query("lock_mark"), place.params())
+        if not found:
+            await tx.fetch(query("begin_mark"), place.params(start=start))
+            found = await tx.fetch(query("lock_mark"), place.params())
+        [(mark,)] = found
+        return int(mark)
+
+    async def _place(self, topic: str, partition: int) -> Place:
+        return Place(await self._incarnation_no(), topic, partition, self._pod)
+
+    async def _incarnation_no(self) -> int:
+        if self._incarnation_id is None:
+            name = {"name": self._incarnation}
+            await self._database.fetch(query("ensure_incarnation"), name)
+            [(number,)] = await self._database.fetch(query("read_incarnation"), name)
+            self._incarnation_id = int(number)
+        return self._incarnation_id
+
+    def _count(self, tally: Tally, took_s: float) -> None:
+        self._metrics.persist_seconds.observe(took_s)
+        for table, rows in (
+            ("message", tally.messages),
+            ("delivery", tally.deliveries),
+            ("inbox", tally.inbox),
+            ("message_event", tally.events),
+        ):
+            if rows:
+                self._metrics.persisted.labels(table).inc(rows)
+        if tally.dropped:
+            self._metrics.events_dropped.labels("no_delivery").inc(tally.dropped)
+
+
+async def _tell(refused: Sequence[Refused], told: set[int], on_refused: OnRefused) -> None:
+    """Hand over each record once, however many of its events are at fault."""
+    news = {one.offset: one for one in refused if one.offset not in told}
+    if news:
+        await on_refused(list(news.values()))
+        told |= news.keys()

@@ -1,0 +1,1 @@
+SELECT ensure_day(%(day)s::date)

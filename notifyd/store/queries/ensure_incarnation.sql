@@ -1,0 +1,1 @@
+INSERT INTO incarnation (name) VALUES (%(name)s) ON CONFLICT DO NOTHING

@@ -1,0 +1,1 @@
+DELETE FROM message_id WHERE id = ANY(%(ids)s::uuid[]) AND day = '-infinity'

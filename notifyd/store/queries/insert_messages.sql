@@ -1,0 +1,29 @@
+-- A batch of messages with their deliveries; the offsets of those that were new come back.
+-- The originals come as one byte string and are cut out by position (from 1) and length, so that they
+-- are stored byte for byte, whatever is in them; what is read out of them comes as one JSON array.
+WITH input AS MATERIALIZED (
+    SELECT *
+      FROM jsonb_to_recordset(%(rows)s::jsonb) AS given(
+           o bigint, i uuid, d date, g text, s text, b text, t text, c bigint, a bigint, n bigint, x bigint,
+           p integer, l integer, u text[], ch text[])
+), new_message AS (
+    INSERT INTO message (id, day, digest, state, incarnation_id, kafka_partition, kafka_offset, accepted_at,
+                         persisted_by, created_at, due_at, expires_at, sender, created_by, type, raw)
+    SELECT i, d, decode(g, 'hex'), CASE WHEN n IS NULL THEN 'pending' ELSE 'scheduled' END,
+           %(incarnation)s, %(partition)s, o, from_ms(a),
+           %(pod)s, from_ms(c), from_ms(n), from_ms(x), s, b, t, substring(originals.value FROM p FOR l)
+      FROM input, (SELECT %(originals)s::bytea AS value) AS originals
+     ORDER BY i, d, o
+        ON CONFLICT (id, day) DO NOTHING
+    RETURNING kafka_offset
+), new_delivery AS (
+    INSERT INTO delivery (message_id, user_id, channel, day, state, at, pod, next_check_at)
+    SELECT i, recipient, channel, d, CASE WHEN n IS NULL THEN 'pending' ELSE 'scheduled' END,
+           from_ms(a), %(pod)s, CASE WHEN n IS NULL THEN now() + %(check_after_s)s * interval '1 second'
+                                     ELSE from_ms(n) END
+      FROM new_message
+      JOIN input ON o = kafka_offset,
+           unnest(u) AS recipient, unnest(ch) AS channel
+     ORDER BY i, recipient, channel
+)
+SELECT kafka_offset FROM new_message

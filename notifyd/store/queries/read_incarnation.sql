@@ -1,0 +1,1 @@
+SELECT id FROM incarnation WHERE name = %(name)s

@@ -1,0 +1,3 @@
+SELECT kafka_partition, next_offset
+  FROM partition_mark
+ WHERE incarnation_id = %(incarnation)s AND topic = %(topic)s AND kafka_partition = ANY(%(partitions)s)

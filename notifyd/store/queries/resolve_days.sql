@@ -1,0 +1,1 @@
+SELECT id::text, day::text FROM message_id WHERE id = ANY(%(ids)s::uuid[])

@@ -176,4 +176,7 @@ def _command() -> str:
     on_path = shutil.which("notifyd")
     if on_path is not None and here.exists() and Path(on_path).samefile(here):
         return "notifyd"
-    return os.path.relpath(here) if here.exists() else "notifyd"
+    if not here.exists():
+        return "notifyd"
+    near = os.path.relpath(here)
+    return str(here.absolute()) if near.startswith("..") else near

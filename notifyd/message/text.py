@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any, Final
 
 import msgspec
@@ -17,6 +18,9 @@ from notifyd.errors import InvalidMessage
 
 #: Arrays and objects within each other at most, the envelope itself included.
 MAX_DEPTH: Final = 64
+
+#: Faults of one kind told at most: a hostile value holds tens of thousands, a person reads a few.
+MAX_ALIKE: Final = 20
 
 _BACKSLASH = ord("\\")
 _OPENING_BRACE = ord("{")
@@ -116,7 +120,8 @@ def _find_nul(value: bytes) -> list[InvalidMessage]:
         document = _any_decoder.decode(value)
     except msgspec.MsgspecError:  # an integer of more digits than Python reads
         return [_nul("")]
-    return [_nul(path) for path in dict.fromkeys(_paths_with_nul(document, ""))]
+    paths = islice(_paths_with_nul(document, ""), MAX_ALIKE)
+    return [_nul(path) for path in dict.fromkeys(paths)]
 
 
 def _paths_with_nul(node: Any, path: str) -> Iterator[str]:

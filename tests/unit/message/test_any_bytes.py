@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -196,3 +198,24 @@ def test_none_is_empty() -> None:
     with pytest.raises(InvalidMessage) as caught:
         decode(None, timestamp_ms=AT_MS, limits=LIMITS)
     assert caught.value.reason == "empty"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        json.dumps({f"createB{number}": 1 for number in range(10_000)}).encode(),
+        json.dumps({**GOOD, "content": {"data": ["\0"] * 20_000}}).encode(),
+        json.dumps({**GOOD, "content": {"channels": ["A"] * 20_000}}).encode(),
+        json.dumps({**GOOD, "content": {"contacts": {f"u{number}": 1 for number in range(10_000)}}}).encode(),
+    ],
+    ids=["keys", "nuls", "channels", "contacts"],
+)
+def test_a_hostile_value_is_told_of_in_a_few_faults(value: bytes) -> None:
+    assert 0 < len(find_faults(value, timestamp_ms=AT_MS, limits=Limits())) <= 20
+
+
+def test_the_reference_page_names_these_reasons_and_no_other() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "reference" / "envelope.md").read_text()
+    table = page.partition("| reason | it means |")[2].partition("\n\n")[0]
+    # The last one is for persist to find: it takes the messages before.
+    assert set(re.findall(r"^\| `([a-z_]+)`", table, re.MULTILINE)) == REASONS | {"id_conflict"}

@@ -8,45 +8,34 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from notifyd.channels.port import Channel, Delivery
 from notifyd.channels.registry import build_channels
 from notifyd.delivery.contact import NO_CONTACT, contact_for, is_muted
-from notifyd.delivery.event import FIRST_RUN, Event
+from notifyd.delivery.event import Event
 from notifyd.delivery.outcome import Dead, Done, Outcome, Retry, Skip
 from notifyd.delivery.retry import RUNGS, RetryAt, RetryPolicy, decide, rung_for
 from notifyd.errors import InvalidMessage
 from notifyd.log import get_logger
-from notifyd.message.envelope import Message, decode
 from notifyd.roles.context import RoleContext
+from notifyd.roles.jobs import Job, RetryJobs, read_message_job
 from notifyd.roles.streaming import StreamingRole, group_of
 from notifyd.stream.batch import Batch, Record
 from notifyd.stream.engine import EngineOptions
-from notifyd.stream.retry import RetryOrder, read_order, retry_record
+from notifyd.stream.retry import RetryOrder, retry_record
 from notifyd.stream.work import work_on_records
 
 _log = get_logger()
 
-#: Retries seen within this many others are recognised when they come twice.
-_SEEN_RETRIES: Final = 50_000
 #: A record due this soon is worked on now rather than sent through another rung.
 _EARLY_MS: Final = 250
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """One record to work on: its message, and which attempt for whom."""
-
-    record: Record
-    message: Message
-    pairs: tuple[tuple[str, str], ...]  # (user, channel)
-    attempt: int
-    run: str
-    first_at_ms: int
+#: Retries without an attempt (a busy host, an open breaker) count once a record is this old, or
+#: a host that never recovers would keep its deliveries from an end for ever.
+_UNCOUNTED_MS: Final = 6 * 3600 * 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +71,7 @@ class DeliverRole(StreamingRole):
         self._channels: dict[str, Channel] = build_channels(settings, context.metrics)
         self._slots = asyncio.Semaphore(settings.deliver_concurrency)
         self._retry_topics = frozenset(retry_topics)
-        self._seen: OrderedDict[tuple[str, str, str, str, int], None] = OrderedDict()
+        self._retries = RetryJobs(context.limits)
         work = work_on_records(
             options, self._work, self._on_surprise, concurrency=settings.deliver_concurrency
         )
@@ -105,48 +94,27 @@ class DeliverRole(StreamingRole):
     # One record
 
     async def _work(self, batch: Batch, record: Record) -> None:
-        job = await self._job(record)
-        if job is None:
-            return
-        results = await asyncio.gather(*(self._deliver(job, user, channel) for user, channel in job.pairs))
-        await self._settle(job, results)
-
-    async def _job(self, record: Record) -> _Job | None:
-        """Read a record; `None` where nothing is to be done for it here."""
         is_retry = record.topic in self._retry_topics
-        settings = self.context.settings
         try:
-            order = read_order(record) if is_retry else None
-            message = decode(
-                record.value,
-                timestamp_ms=order.first_at_ms if order else record.timestamp,
-                limits=self.context.limits,
-                is_exempt=is_retry,
-            )
-            content = message.content
+            job = self._retries.read(record) if is_retry else read_message_job(record, self.context.limits)
         except InvalidMessage as error:
             await self._on_invalid(record, error, is_ours=is_retry)
-            return None
-        if order is not None:
-            ahead_ms = order.due_ms - int(time.time() * 1000)
-            if ahead_ms > _EARLY_MS:
-                rung = rung_for(ahead_ms / 1000)
-                await self.context.producer.send_held(
-                    [retry_record(record, self.context.topics, rung, order)]
-                )
-                return None
-            users = [user for user in order.users if self._is_new(message, user, order)]
-            pairs = tuple((user, order.channel) for user in users)
-            return (
-                _Job(record, message, pairs, order.attempt, order.run, order.first_at_ms) if pairs else None
-            )
-        if content.not_before_ms is not None and content.not_before_ms > record.timestamp:
-            return None  # `persist` keeps it as scheduled; it comes again when it is due
-        channels = [channel for channel in content.channels if channel != "ws"]
-        pairs = tuple((user, channel) for channel in channels for user in message.recipients)
-        if not pairs or settings.retry_max_attempts < 1:
-            return None
-        return _Job(record, message, pairs, 1, FIRST_RUN, record.timestamp)
+            return
+        if job.order is not None and await self._sent_on(job, job.order):
+            return
+        results = await asyncio.gather(*(self._deliver(job, user, channel) for user, channel in job.pairs))
+        if results:
+            await self._settle(job, results)
+            self._retries.settled(job)
+
+    async def _sent_on(self, job: Job, order: RetryOrder) -> bool:
+        """Send a retry that is due later through the largest rung that still fits; no attempt is counted."""
+        ahead_ms = order.due_ms - int(time.time() * 1000)
+        if ahead_ms <= _EARLY_MS:
+            return False
+        again = retry_record(job.record, self.context.topics, rung_for(ahead_ms / 1000), order)
+        await self.context.producer.send_held([again])
+        return True
 
     async def _on_invalid(self, record: Record, error: InvalidMessage, *, is_ours: bool) -> None:
         """Records of the input topic are dead-lettered by `persist` alone; ours have nobody else."""
@@ -154,18 +122,9 @@ class DeliverRole(StreamingRole):
         if is_ours:
             await self._dead_letters.write(record, reason=error.reason, error=error.message)
 
-    def _is_new(self, message: Message, user: str, order: RetryOrder) -> bool:
-        key = (message.id, user, order.channel, order.run, order.attempt)
-        if key in self._seen:
-            return False
-        self._seen[key] = None
-        if len(self._seen) > _SEEN_RETRIES:
-            self._seen.popitem(last=False)
-        return True
-
     # One delivery
 
-    async def _deliver(self, job: _Job, user: str, name: str) -> _Result:
+    async def _deliver(self, job: Job, user: str, name: str) -> _Result:
         delivery = Delivery(job.message, user, name, job.run, job.attempt)
         started = time.monotonic()
         outcome = await self._attempt(delivery)
@@ -178,6 +137,8 @@ class DeliverRole(StreamingRole):
             name if name in self._channels else "unknown", type(outcome).__name__.lower(), reason
         ).inc()
         if isinstance(outcome, Retry):
+            if not outcome.counts and time.time() * 1000 - job.first_at_ms > _UNCOUNTED_MS:
+                outcome = replace(outcome, counts=True)
             return _Result(
                 delivery, decide(self._policy, outcome, job.attempt), outcome.reason, outcome.detail
             )
@@ -198,7 +159,7 @@ class DeliverRole(StreamingRole):
         try:
             contact = contact_for(content.contacts, delivery.user) or NO_CONTACT
         except InvalidMessage as error:
-            return Dead("bad_contact", error.message)
+            return Dead(error.reason, error.message)
         if is_muted(
             contact, type=content.type, channel=delivery.channel, at_ms=now_ms, critical=content.critical
         ):
@@ -219,7 +180,7 @@ class DeliverRole(StreamingRole):
 
     # Outcomes
 
-    async def _settle(self, job: _Job, results: Iterable[_Result]) -> None:
+    async def _settle(self, job: Job, results: Iterable[_Result]) -> None:
         """Make all outcomes durable: retries and dead letters first, then the events that tell of them."""
         events: list[Event] = []
         waiting: dict[tuple[str, RetryAt], list[str]] = defaultdict(list)
@@ -257,7 +218,7 @@ class DeliverRole(StreamingRole):
             self.context.metrics.dead.labels(_reason(result)).inc()
         await self._events.write(events)
 
-    def _dead_letter(self, job: _Job, result: _Result) -> Any:
+    def _dead_letter(self, job: Job, result: _Result) -> Any:
         return self._dead_letters.record(
             job.record,
             reason=_reason(result),
@@ -268,7 +229,7 @@ class DeliverRole(StreamingRole):
             user=result.delivery.user,
         )
 
-    def _event(self, job: _Job, result: _Result, now_ms: int, due_ms: int | None) -> Event:
+    def _event(self, job: Job, result: _Result, now_ms: int, due_ms: int | None) -> Event:
         delivery, outcome = result.delivery, result.outcome
         stage = {Done: "sent", Dead: "dead", RetryAt: "retry_wait", Skip: "skipped"}.get(
             type(outcome), "failed"

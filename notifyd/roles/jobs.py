@@ -1,0 +1,75 @@
+"""What a record asks of `deliver`: which message, for whom, by which channel, as which attempt."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Final
+
+from notifyd.delivery.event import FIRST_RUN
+from notifyd.message.envelope import Limits, Message, decode
+from notifyd.stream.batch import Record
+from notifyd.stream.retry import RetryOrder, read_order
+
+#: A retry that comes twice within this many others is recognised.
+_SEEN_RETRIES: Final = 50_000
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One record to work on. `pairs` are (user, channel); none: there is nothing to do for it here.
+
+    `first_at_ms` is the timestamp of the message's own record, `order` that of a retry record.
+    """
+
+    record: Record
+    message: Message
+    pairs: tuple[tuple[str, str], ...]
+    attempt: int
+    run: str
+    first_at_ms: int
+    order: RetryOrder | None = None
+
+
+def read_message_job(record: Record, limits: Limits) -> Job:
+    """Read a record of the input topic; raises `InvalidMessage`.
+
+    A message for later is passed over: `persist` keeps it, and it comes again when it is due.
+    """
+    message = decode(record.value, timestamp_ms=record.timestamp, limits=limits)
+    content = message.content
+    is_for_later = content.not_before_ms is not None and content.not_before_ms > record.timestamp
+    channels = () if is_for_later else tuple(name for name in content.channels if name != "ws")
+    pairs = tuple((user, name) for name in channels for user in message.recipients)
+    return Job(record, message, pairs, 1, FIRST_RUN, record.timestamp)
+
+
+class RetryJobs:
+    """Reads retry records, and knows those that were settled, so that a second copy does nothing."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._seen: OrderedDict[tuple[object, ...], None] = OrderedDict()
+
+    def read(self, record: Record) -> Job:
+        """Read a retry record; raises `InvalidMessage`."""
+        order = read_order(record)
+        message = decode(record.value, timestamp_ms=order.first_at_ms, limits=self._limits, is_exempt=True)
+        pairs = tuple(
+            (user, order.channel) for user in order.users if _key(message, user, order) not in self._seen
+        )
+        return Job(record, message, pairs, order.attempt, order.run, order.first_at_ms, order)
+
+    def settled(self, job: Job) -> None:
+        """Note a job whose outcomes are durable; what was cut short must come again."""
+        if job.order is None:
+            return
+        for user, _ in job.pairs:
+            self._seen[_key(job.message, user, job.order)] = None
+        while len(self._seen) > _SEEN_RETRIES:
+            self._seen.popitem(last=False)
+
+
+def _key(message: Message, user: str, order: RetryOrder) -> tuple[object, ...]:
+    # With the due time: a retry that does not count comes back as the same attempt.
+    return (message.id, user, order.channel, order.run, order.attempt, order.due_ms)

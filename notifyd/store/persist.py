@@ -243,4 +243,4 @@ async def _tell(refused: Sequence[Refused], told: set[int], on_refused: OnRefuse
     news = {one.offset: one for one in refused if one.offset not in told}
     if news:
         await on_refused(list(news.values()))
-        told |= news.keys()
+        told.update(news)

@@ -197,29 +197,26 @@ class Database:
             **self._options,
             **address.options,
         }
+        timeout_s = self._settings.database_connect_timeout_s
+        connection: aiopg.Connection | None = None
         try:
-            connection = await aiopg.connect(
-                timeout=self._settings.database_connect_timeout_s,
-                enable_json=False,
-                enable_hstore=False,
-                enable_uuid=False,
-                **options,
+            # Made first and awaited then, so that one that comes to nothing can be put away.
+            connection = aiopg.Connection(
+                None, timeout_s, enable_json=False, enable_hstore=False, enable_uuid=False, **options
             )
-        except asyncio.CancelledError:
-            if _is_being_cancelled():
-                raise
-            raise TransientError(f"{self.where} cut us off", reason="database_unavailable") from None
-        except TimeoutError:
-            waited_s = self._settings.database_connect_timeout_s
-            raise TransientError(
-                f"{self.where} does not answer within {waited_s:g} s", reason="database_unavailable"
-            ) from None
-        except (psycopg2.Error, RuntimeError, OSError) as error:
-            raise meaning_of_refusal(error, where=self.where) from None
-        try:
+            await connection
             rows = await self._run(connection, self._session, None)
-        except BaseException:
-            _dispose(connection)
+        except BaseException as error:
+            if connection is not None:
+                _dispose(connection)
+            if isinstance(error, asyncio.CancelledError) and not _is_being_cancelled():
+                raise TransientError(f"{self.where} cut us off", reason="database_unavailable") from None
+            if isinstance(error, TimeoutError):
+                raise TransientError(
+                    f"{self.where} does not answer within {timeout_s:g} s", reason="database_unavailable"
+                ) from None
+            if isinstance(error, psycopg2.Error | RuntimeError | OSError):
+                raise meaning_of_refusal(error, where=self.where) from None
             raise
         return connection, rows == [("on",)]
 

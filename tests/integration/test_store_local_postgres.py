@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psycopg2
 import pytest
+
 from notifyd.dev.postgres import LocalPostgres
 from notifyd.dev.postgres_processes import processes_on
 from notifyd.errors import ConfigError

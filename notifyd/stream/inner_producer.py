@@ -26,6 +26,8 @@ _BROKEN_SEQUENCE: Final = (
     kafka.InvalidProducerIdMapping,
     kafka.UnknownProducerId,
 )
+#: Of one partition in one request. Measured with 500 records of 600 bytes at a time on three partitions:
+#: a tenth faster than aiokafka's 16 KiB, and no faster with 512 KiB.
 _BATCH_BYTES: Final = 128 * 1024
 
 

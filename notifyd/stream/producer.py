@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final
 
 from aiokafka import AIOKafkaProducer
 from aiokafka import errors as kafka
 from aiokafka.structs import RecordMetadata
+from prometheus_client import Counter, Histogram
 
 from notifyd.errors import NotifydError, PermanentError, TransientError
 from notifyd.log import get_logger
@@ -27,32 +28,12 @@ from notifyd.metrics import Metrics
 from notifyd.settings import Settings
 from notifyd.stream.clients import as_notifyd_error, backoff_s
 from notifyd.stream.inner_producer import build_inner, close_inner, is_broken, retire_inner
+from notifyd.stream.records import OutRecord, RecordPlace, no_room, not_confirmed, stopped
+
+__all__ = ["OutRecord", "Producer", "RecordPlace"]
 
 #: How long a topic may be unknown before it counts as missing: a new topic takes a moment to show.
 _TOPIC_WAIT_S: Final = 2.0
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class OutRecord:
-    """A record to write. Without `partition` the key chooses it (murmur2, as the Java client)."""
-
-    topic: str
-    value: bytes | None
-    key: bytes | None = None
-    headers: tuple[tuple[str, bytes], ...] = ()
-    partition: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class RecordPlace:
-    """Where the broker put a record."""
-
-    topic: str
-    partition: int
-    offset: int
-    timestamp_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +74,7 @@ class Producer:
         self._slots = asyncio.Semaphore(settings.producer_max_pending)
         self._pending: set[asyncio.Future[RecordMetadata]] = set()
         self._known_topics: set[str] = set()
+        self._meters_of: dict[str, tuple[Counter, Histogram]] = {}
         self._stopping = asyncio.Event()
 
     @property
@@ -172,7 +154,7 @@ class Producer:
             if failure is not None and self._stopping.is_set():
                 raise failure
             if attempt == 0:
-                told = failure or _not_confirmed(records[todo[0]], limit_s)
+                told = failure or not_confirmed(records[todo[0]], limit_s)
                 self._logger.warning(
                     "waiting_to_produce", reason=told.reason, detail=told.message, records=len(records)
                 )
@@ -206,7 +188,7 @@ class Producer:
             if time.monotonic() >= deadline:
                 for number in todo:
                     if number not in results:
-                        results[number] = _not_confirmed(records[number], limit_s)
+                        results[number] = not_confirmed(records[number], limit_s)
         for number, result in results.items():
             if isinstance(result, NotifydError):
                 self._metrics.produced.labels(records[number].topic, result.reason).inc()
@@ -227,20 +209,7 @@ class Producer:
         not written because the inner producer broke, which by then has been replaced.
         """
         ended: dict[int, RecordPlace | NotifydError] = {}
-        broken: AIOKafkaProducer | None = None
-        for number in todo:
-            if number in flights:
-                continue
-            try:
-                inner = await self._within(self._current(), deadline, "broker_unavailable")
-                future = await self._hand_over(inner, records[number], deadline)
-            except _BrokenError as error:
-                broken = error.inner
-                break
-            except NotifydError as error:
-                ended[number] = error
-            else:
-                flights[number] = _Flight(future, inner, time.monotonic())
+        broken = await self._hand_over_all(records, todo, flights, ended, deadline)
         if flights:
             waiting = [flight.future for flight in flights.values()]
             await asyncio.wait(waiting, timeout=max(0.0, deadline - time.monotonic()))
@@ -256,6 +225,37 @@ class Producer:
             await self._replace(broken, deadline)
         return ended
 
+    async def _hand_over_all(
+        self,
+        records: Sequence[OutRecord],
+        todo: Sequence[int],
+        flights: dict[int, _Flight],
+        ended: dict[int, RecordPlace | NotifydError],
+        deadline: float,
+    ) -> AIOKafkaProducer | None:
+        """Fill `flights`, and `ended` with what could not be handed over; return a broken inner producer."""
+        number = -1
+        try:
+            # One limit for the whole round: three for each record cost as much as sending it.
+            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                for number in todo:
+                    if number in flights:
+                        continue
+                    try:
+                        inner = await self._current()
+                        future = await self._hand_over(inner, records[number])
+                    except _BrokenError as error:
+                        return error.inner
+                    except NotifydError as error:
+                        ended[number] = error
+                    else:
+                        flights[number] = _Flight(future, inner, time.monotonic())
+        except TimeoutError:
+            # Nothing after this one was tried either, and none of them was handed over.
+            late = no_room(self.pending if self._slots.locked() else 0)
+            ended.update({number: late for number in todo[todo.index(number) :] if number not in flights})
+        return None
+
     def _outcome(self, record: OutRecord, flight: _Flight) -> RecordPlace | NotifydError | None:
         """Read a future that is done; None: its producer is broken, the record is to be sent again."""
         future = flight.future
@@ -263,42 +263,46 @@ class Producer:
         if error is None:
             meta = future.result()
             self._rebuilds = 0
-            self._metrics.produced.labels(record.topic, "confirmed").inc()
-            self._metrics.produce_seconds.labels(record.topic).observe(time.monotonic() - flight.began)
+            counted, timed = self._meters(record.topic)
+            counted.inc()
+            timed.observe(time.monotonic() - flight.began)
             return RecordPlace(meta.topic, meta.partition, meta.offset, meta.timestamp)
         if is_broken(flight.inner, error):
             return None
         if isinstance(error, kafka.ProducerClosed):
-            return _stopped()
+            return stopped()
         return as_notifyd_error(error, f"writing to {record.topic}")
 
-    async def _hand_over(
-        self, inner: AIOKafkaProducer, record: OutRecord, deadline: float
-    ) -> asyncio.Future[RecordMetadata]:
+    def _meters(self, topic: str) -> tuple[Counter, Histogram]:
+        found = self._meters_of.get(topic)
+        if found is None:
+            found = self._meters_of[topic] = (
+                self._metrics.produced.labels(topic, "confirmed"),
+                self._metrics.produce_seconds.labels(topic),
+            )
+        return found
+
+    async def _hand_over(self, inner: AIOKafkaProducer, record: OutRecord) -> asyncio.Future[RecordMetadata]:
         """Put a record into the inner producer's buffer; it holds a slot until it has ended for good."""
         if record.value is None and record.key is None:
             raise PermanentError("a record needs a key or a value", reason="broker_refused")
-        await self._within(self._slots.acquire(), deadline, "buffer_full")
+        await self._slots.acquire()
         try:
             if record.topic not in self._known_topics:
-                await self._within(self._find_topic(inner, record.topic), deadline, "broker_unavailable")
-            future: asyncio.Future[RecordMetadata] = await self._within(
-                inner.send(
-                    record.topic,
-                    record.value,
-                    key=record.key,
-                    partition=record.partition,
-                    headers=list(record.headers),
-                ),
-                deadline,
-                "buffer_full",
+                await self._find_topic(inner, record.topic)
+            future: asyncio.Future[RecordMetadata] = await inner.send(
+                record.topic,
+                record.value,
+                key=record.key,
+                partition=record.partition,
+                headers=list(record.headers),
             )
         except BaseException as error:
             self._slots.release()
             if is_broken(inner, error):
                 raise _BrokenError(inner) from error
             if isinstance(error, kafka.ProducerClosed):
-                raise _stopped() from error
+                raise stopped() from error
             if isinstance(error, AssertionError):
                 raise PermanentError(
                     f"{record.topic} has no partition {record.partition}", reason="topic_missing"
@@ -333,21 +337,6 @@ class Producer:
                 )
             await asyncio.sleep(0.1)
 
-    async def _within(self, work: Awaitable[T], deadline: float, reason: str) -> T:
-        try:
-            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-                return await work
-        except TimeoutError as error:
-            if reason == "buffer_full":
-                raise TransientError(
-                    f"{self.pending} records wait for the broker already",
-                    reason=reason,
-                    remedy="send slower, or raise NOTIFYD_PRODUCER_MAX_PENDING",
-                ) from error
-            raise TransientError(
-                "the broker does not answer", reason=reason, remedy="is it up and reachable?"
-            ) from error
-
     # The inner producer and its replacement.
 
     async def _current(self) -> AIOKafkaProducer:
@@ -355,7 +344,7 @@ class Producer:
             async with self._rebuilding:
                 pass
         if self._inner is None or self._stopping.is_set():
-            raise _stopped()
+            raise stopped()
         return self._inner
 
     async def _replace(self, broken: AIOKafkaProducer, deadline: float) -> None:
@@ -380,19 +369,3 @@ class Producer:
         task = asyncio.create_task(retire_inner(broken, self._settings.producer_timeout_s))
         self._retiring.add(task)
         task.add_done_callback(self._retiring.discard)
-
-
-def _not_confirmed(record: OutRecord, limit_s: float) -> TransientError:
-    return TransientError(
-        f"a record for {record.topic} was not confirmed within {limit_s:g} s: it may still arrive",
-        reason="producer_timeout",
-        remedy="send it again with the same UUID",
-    )
-
-
-def _stopped() -> TransientError:
-    return TransientError(
-        "the producer is stopped: what it had not confirmed may still arrive",
-        reason="producer_stopped",
-        remedy="send it again with the same UUID",
-    )

@@ -13,6 +13,7 @@ from aiokafka.conn import collect_hosts, create_conn
 from notifyd.errors import ConfigError, NotifydError, PermanentError, TransientError
 from notifyd.log import get_logger
 from notifyd.settings import Settings
+from notifyd.stream.calm_logs import calm_library_logs
 
 #: One attempt to reach a broker; a host that drops packets must not hold up the next one.
 _CONNECT_TIMEOUT_S: Final = 5.0
@@ -197,6 +198,7 @@ def _reason_of(error: BaseException) -> str:
 
 async def wait_for_broker(settings: Settings) -> None:
     """Return once a broker answers; logs once that it waits, once that it goes on. Raises `ConfigError`."""
+    calm_library_logs()
     logger = get_logger()
     attempt = 0
     while True:

@@ -39,8 +39,8 @@ class OncePerPeriod(logging.Filter):
 def calm_library_logs() -> None:
     """Put the filter on every logger of aiokafka that has none; its modules must be imported."""
     for name, logger in tuple(logging.root.manager.loggerDict.items()):
-        if not name.startswith("aiokafka.") or not isinstance(logger, logging.Logger):
+        if not f"{name}.".startswith("aiokafka.") or not isinstance(logger, logging.Logger):
             continue
-        # On each, not on `aiokafka`: a logger's filters do not see what its children log.
+        # On each, not only on `aiokafka`: a logger's filters do not see what its children log.
         if not any(isinstance(found, OncePerPeriod) for found in logger.filters):
             logger.addFilter(OncePerPeriod())

@@ -43,9 +43,9 @@ def test_what_is_below_a_warning_is_left_alone() -> None:
 def test_every_logger_of_the_library_gets_one_filter(caplog: pytest.LogCaptureFixture) -> None:
     calm_library_logs()
     calm_library_logs()
-    for name in ("aiokafka.client", "aiokafka.conn", "aiokafka.producer.sender", "aiokafka.cluster"):
+    for name in ("aiokafka", "aiokafka.conn", "aiokafka.producer.sender", "aiokafka.cluster"):
         filters = logging.getLogger(name).filters
         assert len([found for found in filters if isinstance(found, OncePerPeriod)]) == 1
     for number in range(20):
-        logging.getLogger("aiokafka.client").error("a line of this test alone %s", number)
+        logging.getLogger("aiokafka").error("a line of this test alone %s", number)
     assert len([line for line in caplog.messages if "of this test alone" in line]) == 1

@@ -167,6 +167,9 @@ class Connection(asyncio.Protocol):
             self._reader = None
             code = CloseCode.TOO_LARGE if error.is_too_large else CloseCode.PROTOCOL_ERROR
             self.close(code, error.detail)
+            # Its answer cannot be read, so it is told at once that nothing more comes (7.1.7).
+            if self._transport is not None and self._transport.can_write_eof():
+                self._transport.write_eof()
         self._count(reader.frames - before)
 
     # What the hub calls

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import ssl
+from collections.abc import Sequence
 from typing import Any, Final
 
 from aiokafka import errors as kafka
@@ -150,17 +151,22 @@ async def probe_broker(settings: Settings) -> None:
     aiokafka's own bootstrap only logs why it failed; this raises it: `TransientError` while
     no server can be reached, `ConfigError` where one was and refused us.
     """
-    options = kafka_options(settings)
-    servers = options.pop("bootstrap_servers")
-    options["request_timeout_ms"] = int(min(_CONNECT_TIMEOUT_S, settings.kafka_request_timeout_s) * 1000)
     try:
-        hosts = collect_hosts(servers)
+        hosts = collect_hosts(kafka_options(settings)["bootstrap_servers"])
     except (ValueError, IndexError) as error:
         raise _bad_servers(settings) from error
     if not all(host for host, _, _ in hosts):
         raise _bad_servers(settings)
+    await probe_hosts(settings, [(host, port) for host, port, _ in hosts])
+
+
+async def probe_hosts(settings: Settings, hosts: Sequence[tuple[str, int]]) -> None:
+    """Do as `probe_broker` with brokers at these addresses."""
+    options = kafka_options(settings)
+    del options["bootstrap_servers"]
+    options["request_timeout_ms"] = int(min(_CONNECT_TIMEOUT_S, settings.kafka_request_timeout_s) * 1000)
     failures = []
-    for host, port, _ in hosts:
+    for host, port in hosts:
         try:
             conn = await create_conn(host, port, client_id="notifyd-probe", **options)
         except (TimeoutError, OSError, kafka.KafkaError) as error:

@@ -12,9 +12,16 @@ from typing import Any, Final
 from aiokafka import AIOKafkaProducer
 from aiokafka import errors as kafka
 
-from notifyd.errors import ConfigError, TransientError
+from notifyd.errors import ConfigError, NotifydError, TransientError
 from notifyd.settings import Settings
-from notifyd.stream.clients import as_notifyd_error, backoff_s, kafka_options, wait_for_broker
+from notifyd.stream.clients import (
+    as_notifyd_error,
+    backoff_s,
+    kafka_options,
+    probe_broker,
+    probe_hosts,
+    wait_for_broker,
+)
 from notifyd.stream.topics import dlq_max_bytes
 
 #: After one of these a producer's sequence numbers are of no use any more: aiokafka would fail every
@@ -72,6 +79,23 @@ def is_broken(inner: AIOKafkaProducer, error: BaseException) -> bool:
         return True
     task = inner._sender.sender_task
     return isinstance(error, kafka.KafkaError) and not inner._closed and task is not None and task.done()
+
+
+async def is_lost(inner: AIOKafkaProducer, settings: Settings) -> bool:
+    """Whether `inner` knows no living broker any more although the bootstrap servers lead to one.
+
+    aiokafka keeps to the addresses it learnt last; where all of them have changed, only a new start helps.
+    """
+    known = [(broker.host, broker.port) for broker in inner.client.cluster.brokers()]
+    try:
+        await probe_hosts(settings, known)
+    except NotifydError:
+        try:
+            await probe_broker(settings)
+        except NotifydError:
+            return False
+        return True
+    return False
 
 
 async def retire_inner(inner: AIOKafkaProducer, limit_s: float) -> None:

@@ -27,7 +27,7 @@ from notifyd.log import get_logger
 from notifyd.metrics import Metrics
 from notifyd.settings import Settings
 from notifyd.stream.clients import as_notifyd_error, backoff_s
-from notifyd.stream.inner_producer import build_inner, close_inner, is_broken, retire_inner
+from notifyd.stream.inner_producer import build_inner, close_inner, is_broken, is_lost, retire_inner
 from notifyd.stream.records import OutRecord, RecordPlace, no_room, not_confirmed, stopped
 
 __all__ = ["OutRecord", "Producer", "RecordPlace"]
@@ -71,8 +71,9 @@ class Producer:
         self._rebuilding = asyncio.Lock()
         self._retiring: set[asyncio.Task[None]] = set()
         self._rebuilds = 0
+        self._is_waiting = False
         self._slots = asyncio.Semaphore(settings.producer_max_pending)
-        self._pending: set[asyncio.Future[RecordMetadata]] = set()
+        self._pending: dict[asyncio.Future[RecordMetadata], AIOKafkaProducer] = {}
         self._known_topics: set[str] = set()
         self._meters_of: dict[str, tuple[Counter, Histogram]] = {}
         self._stopping = asyncio.Event()
@@ -93,10 +94,8 @@ class Producer:
             await asyncio.wait(self._pending, timeout=flush_s)
         left = len(self._pending)
         inner, self._inner = self._inner, None
-        for future in tuple(self._pending):
-            # Whoever still waits learns it now: aiokafka would leave these futures open for ever.
-            if not future.done():
-                future.set_exception(kafka.ProducerClosed())
+        for each in {inner, *self._pending.values()}:
+            self._give_up(each, kafka.ProducerClosed())
         if inner is not None:
             await close_inner(inner)
         for task in tuple(self._retiring):
@@ -148,18 +147,21 @@ class Producer:
                 else:
                     raise result
             if len(places) == len(records):
-                if attempt:
-                    self._logger.info("producing_again", records=len(records))
+                if self._is_waiting:
+                    self._is_waiting = False
+                    self._logger.info("producing_again")
                 return [places[number] for number in range(len(records))]
             if failure is not None and self._stopping.is_set():
                 raise failure
-            if attempt == 0:
+            if not self._is_waiting:
+                # Once for the producer, however many wait.
+                self._is_waiting = True
                 told = failure or not_confirmed(records[todo[0]], limit_s)
-                self._logger.warning(
-                    "waiting_to_produce", reason=told.reason, detail=told.message, records=len(records)
-                )
+                self._logger.warning("waiting_to_produce", reason=told.reason, detail=told.message)
             if failure is not None:
                 await asyncio.sleep(backoff_s(attempt))
+            for inner in {flight.inner for flight in flights.values()}:
+                await self._leave_if_lost(inner)
             attempt += 1
 
     async def partitions(self, topic: str) -> int:
@@ -222,7 +224,7 @@ class Producer:
                 else:
                     ended[number] = outcome
         if broken is not None:
-            await self._replace(broken, deadline)
+            await self._replace(broken, deadline, "its sequence was refused, or its sender ended")
         return ended
 
     async def _hand_over_all(
@@ -310,12 +312,12 @@ class Producer:
             if isinstance(error, (kafka.KafkaError, OSError)):
                 raise as_notifyd_error(error, f"writing to {record.topic}") from error
             raise
-        self._pending.add(future)
+        self._pending[future] = inner
         future.add_done_callback(self._release)
         return future
 
     def _release(self, future: asyncio.Future[RecordMetadata]) -> None:
-        self._pending.discard(future)
+        self._pending.pop(future, None)
         self._slots.release()
         if not future.cancelled():
             # Nobody may be listening any more (cancelled, timed out): that is no "never retrieved".
@@ -347,14 +349,29 @@ class Producer:
             raise stopped()
         return self._inner
 
-    async def _replace(self, broken: AIOKafkaProducer, deadline: float) -> None:
+    def _give_up(self, inner: AIOKafkaProducer | None, error: kafka.KafkaError) -> None:
+        """Fail what `inner` has not confirmed: once it is closed, aiokafka leaves that open for ever."""
+        for future, owner in tuple(self._pending.items()):
+            if owner is inner and not future.done():
+                future.set_exception(error)
+
+    async def _leave_if_lost(self, inner: AIOKafkaProducer) -> None:
+        if self._inner is not inner or not await is_lost(inner, self._settings):
+            return
+        deadline = time.monotonic() + self._settings.producer_timeout_s
+        await self._replace(inner, deadline, "no broker that it knew answers any more; others do")
+        if self._inner is not inner:
+            self._give_up(inner, kafka.KafkaConnectionError("all brokers moved"))
+
+    async def _replace(self, broken: AIOKafkaProducer, deadline: float, why: str) -> None:
         """Put a new inner producer in place of a broken one, unless the deadline comes first."""
         try:
             async with asyncio.timeout(max(0.0, deadline - time.monotonic())), self._rebuilding:
                 if self._inner is not broken or self._stopping.is_set():
                     return
                 self._logger.warning(
-                    "producer_rebuilt", detail="its sequence numbers were refused, or its sender task ended"
+                    "producer_rebuilt",
+                    detail="its sequence numbers were refused, its sender ended, or brokers moved",
                 )
                 # Each one in a row without a success in between waits longer: a broker may refuse them all.
                 await asyncio.sleep(backoff_s(self._rebuilds) if self._rebuilds else 0)

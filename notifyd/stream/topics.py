@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -11,8 +13,9 @@ from typing import Any, Final
 from aiokafka import errors as kafka
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.protocol.metadata import MetadataRequest
 
-from notifyd.errors import PermanentError
+from notifyd.errors import PermanentError, TransientError
 from notifyd.log import get_logger
 from notifyd.settings import Settings
 from notifyd.stream.clients import as_notifyd_error, kafka_options, probe_broker
@@ -25,6 +28,8 @@ RETRY_RUNGS: Final = ("5s", "1m", "10m", "1h")
 _BROKER_DEFAULT_BYTES: Final = 1_048_588
 #: Room for the headers that we and tracing add, and for the framing of a record batch.
 _HEADER_ROOM_BYTES: Final = 64 * 1024
+#: How long a new topic may take to be known to every broker.
+_SEEN_WAIT_S: Final = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +183,30 @@ async def _create(admin: AIOKafkaAdminClient, plans: list[TopicPlan]) -> list[st
             created.append(name)
         elif error is not kafka.TopicAlreadyExistsError:
             raise _cannot_create(name, error(rest[0] if rest and rest[0] else ""))
+    await _wait_until_seen(admin, {plan.name for plan in plans})
     return created
+
+
+async def _wait_until_seen(admin: AIOKafkaAdminClient, names: set[str]) -> None:
+    """Return once every broker knows the topics and their leaders: the controller answers before that."""
+    until = time.monotonic() + _SEEN_WAIT_S
+    for broker in admin._client.cluster.brokers():
+        while True:
+            reply = (await admin._send_request(MetadataRequest(None), broker.nodeId)).to_object()
+            seen = {
+                item["topic"]
+                for item in reply["topics"]
+                if item["error_code"] == 0 and all(part["leader"] >= 0 for part in item["partitions"])
+            }
+            if names <= seen:
+                break
+            if time.monotonic() > until:
+                raise TransientError(
+                    f"topics were created, but broker {broker.nodeId} does not know them yet",
+                    reason="broker_unavailable",
+                    remedy="run `notifyd topics create` again",
+                )
+            await asyncio.sleep(0.05)
 
 
 def _cannot_create(name: str, error: kafka.BrokerResponseError) -> Exception:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 import structlog
 
+from notifyd.dev.broker import EmbeddedBroker
+from notifyd.dev.child import free_port
 from notifyd.dev.kafka import LocalKafka
 from notifyd.errors import TransientError
 from notifyd.message.ids import new_id
@@ -126,6 +129,35 @@ async def test_a_held_send_waits_out_the_freeze_with_one_line_and_is_written_onc
     assert events == ["waiting_to_produce", "producing_again"]
     assert await count_of(settings) == Counter([b"first", b"a", b"b"])
     await producer.stop(5)
+
+
+async def test_brokers_that_moved_are_found_through_the_bootstrap_servers(tmp_path: Path) -> None:
+    ports = [free_port(), free_port()]
+    before, after = (EmbeddedBroker(tmp_path / str(port), port=port) for port in ports)
+    settings = settings_for(
+        ",".join(f"127.0.0.1:{port}" for port in ports),
+        is_embedded=True,
+        topic_prefix="moved.",
+        producer_timeout_s=1.0,
+    )
+    topic = Topics.of(settings).messages
+    producer = Producer(settings, Metrics(), client_id="test")
+    try:
+        await asyncio.to_thread(before.start)
+        await create_topics(settings)
+        await producer.start()
+        await producer.send(OutRecord(topic, b"before"))
+        await asyncio.to_thread(before.kill)
+        held = asyncio.create_task(producer.send_held([OutRecord(topic, b"after")]))
+        await eventually(lambda: producer.pending == 1)
+        await asyncio.to_thread(after.start)
+        await create_topics(settings)
+        await asyncio.wait_for(held, 60)
+        assert b"after" in await count_of(settings)
+    finally:
+        await producer.stop(1)
+        await asyncio.to_thread(before.stop)
+        await asyncio.to_thread(after.stop)
 
 
 async def test_a_stop_with_a_frozen_broker_ends_and_says_what_was_not_confirmed(

@@ -6,7 +6,6 @@ import os
 import sys
 import traceback
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Annotated, Final
 
 import typer
@@ -69,8 +68,6 @@ def build_app() -> typer.Typer:
     )
     app.callback()(_root)
     for name, module, attribute, panel in _COMMANDS:
-        if find_spec(f"notifyd.cli.{module}") is None:
-            continue
         found = getattr(import_module(f"notifyd.cli.{module}"), attribute)
         if isinstance(found, typer.Typer):
             app.add_typer(found, name=name, rich_help_panel=panel)

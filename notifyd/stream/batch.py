@@ -51,8 +51,7 @@ class Batch:
 
     def ack_all(self) -> None:
         """Acknowledge every record of the batch."""
-        for record in self.records:
-            self._flow.ack(record.offset)
+        self._flow.ack_all(self.records)
 
     def split(self) -> list[Batch]:
         """Return one batch per record; together they cover the same offsets."""

@@ -12,6 +12,9 @@ from faust.types import TP
 from notifyd.stream.batch import Batch, Record
 from notifyd.stream.ledger import PartitionLedger
 
+#: Called with a task that has ended and what it worked on.
+AfterWork = Callable[[asyncio.Task[None], Any], None]
+
 
 class PartitionFlow:
     """One partition for as long as it is ours (an epoch), from its assignment to its end.
@@ -33,7 +36,7 @@ class PartitionFlow:
         self._ledger: PartitionLedger | None = None
         self._parked: deque[Record] = deque()
         self._handed_over = 0
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], tuple[Record | Batch, AfterWork | None]] = {}
         self._is_draining = False
         self._idle: asyncio.Event | None = None
 
@@ -119,6 +122,16 @@ class PartitionFlow:
         if ledger.ack(offset) and was_full:
             self._on_change()
 
+    def ack_all(self, records: Sequence[Record]) -> None:
+        """Acknowledge many records at once."""
+        ledger = self._ledger
+        if ledger is None:
+            return
+        was_full = ledger.in_flight >= self._window
+        ledger.ack_all([record.offset for record in records])
+        if was_full:
+            self._on_change()
+
     @property
     def uncommitted(self) -> int | None:
         """The offset to commit now, if it differs from what the broker has."""
@@ -131,22 +144,32 @@ class PartitionFlow:
 
     # Work
 
-    def begin(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
-        """Run `work` as a task of this epoch: it is waited for in a drain, then cancelled."""
-        task = asyncio.create_task(work, name=name)
-        self._tasks.add(task)
+    def begin(
+        self, work: Coroutine[Any, Any, None], on: Record | Batch, after: AfterWork | None = None
+    ) -> asyncio.Task[None]:
+        """Run `work` as a task of this epoch: it is waited for in a drain, then cancelled.
+
+        `on` is the record or batch that it works on, for `running`. `after` is called when the
+        task has ended, also when it was cancelled before its first step, in which no `finally`
+        of its own would run.
+        """
+        task = asyncio.create_task(work)
+        self._tasks[task] = (on, after)
         task.add_done_callback(self._ended)
         return task
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
+        on, after = self._tasks.pop(task)
+        if after is not None:
+            after(task, on)
         if not self._tasks and self._idle is not None:
             self._idle.set()
 
     @property
     def running(self) -> list[str]:
-        """Names of the tasks that are still at work."""
-        return sorted(task.get_name() for task in self._tasks)
+        """What is still at work, as topic:partition@offset."""
+        offsets = sorted(on.start if isinstance(on, Batch) else on.offset for on, _ in self._tasks.values())
+        return [f"{self.tp.topic}:{self.tp.partition}@{offset}" for offset in offsets]
 
     # End
 

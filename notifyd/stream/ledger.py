@@ -8,6 +8,7 @@ changes nothing, and never reaches the life of the partition at its next owner.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from operator import lt
 
 
 class PartitionLedger:
@@ -56,20 +57,18 @@ class PartitionLedger:
     def read(self, offsets: Iterable[int], position: int) -> None:
         """Enter records just read, in order; `position` is the offset to be read after them.
 
-        Raises `ValueError` for an offset that was read before or lies beyond `position`:
-        either would let the commit pass a record.
+        Raises `ValueError` for an offset that was read before, is out of order or lies beyond
+        `position`: each would let the commit pass a record.
         """
         if self._is_closed:
             raise ValueError("the ledger is closed")
-        last = self._position - 1
-        entered = dict.fromkeys(offsets)
-        for offset in entered:
-            if offset <= last:
-                raise ValueError(f"offset {offset} was read before (next is {last + 1})")
-            last = offset
-        if position <= last:
-            raise ValueError(f"position {position} is not beyond offset {last}")
-        self._pending.update(entered)
+        offsets = list(offsets)
+        if offsets:
+            if offsets[0] < self._position or not all(map(lt, offsets, offsets[1:])):
+                raise ValueError(f"offsets {offsets[:5]} ... do not rise from {self._position}")
+            if position <= offsets[-1]:
+                raise ValueError(f"position {position} is not beyond offset {offsets[-1]}")
+        self._pending.update(dict.fromkeys(offsets))
         self._position = position
 
     def skip_to(self, position: int) -> None:
@@ -86,6 +85,12 @@ class PartitionLedger:
         except KeyError:
             return False
         return True
+
+    def ack_all(self, offsets: Iterable[int]) -> None:
+        """Acknowledge many records; those that were acknowledged before do not matter."""
+        pop = self._pending.pop
+        for offset in offsets:
+            pop(offset, None)
 
     def committed(self, offset: int) -> None:
         """Note that the broker has stored `offset` for the group."""

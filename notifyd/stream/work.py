@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from functools import partial
 from typing import Protocol
 
 from notifyd.log import get_logger
@@ -41,56 +40,71 @@ def work_on_records(
     Records of one partition with the same key are worked on one after the other; others
     overtake each other freely.
     """
-    slots = asyncio.Semaphore(concurrency)
-    tails: dict[tuple[object, bytes], asyncio.Task[None]] = {}
+    slots = _Slots(concurrency)
+    tails: dict[tuple[int, bytes], asyncio.Task[None]] = {}
 
     async def run(batch: Batch, record: Record, before: asyncio.Task[None] | None) -> None:
+        if before is not None:
+            await asyncio.wait({before})
         try:
-            if before is not None:
-                await asyncio.wait({before})
-            await _guarded(options, batch, record, work, on_surprise)
-        finally:
-            slots.release()
+            await work(batch, record)
+        except LeftUndone:
+            return
+        except Exception as error:  # the agent's outer edge: every failure becomes an outcome
+            if not await _outcome(options, batch, record, error, on_surprise):
+                return
+        batch.ack(record.offset)
+
+    def after(task: asyncio.Task[None], record: Record) -> None:
+        slots.free()
+        place = (record.partition, record.key)
+        if tails.get(place) is task:
+            del tails[place]
 
     async def agent(stream: AsyncIterator[Batch]) -> None:
         async for batch in stream:
+            flow = batch.flow
             for record in batch.records:
-                await slots.acquire()
-                if not batch.is_live:
-                    slots.release()
+                if not slots.take():
+                    await slots.wait()
+                if not flow.is_live:
+                    slots.free()
                     break
-                place = (batch.flow, record.key) if record.key else None
-                before = tails.get(place) if place else None
-                task = batch.flow.begin(
-                    run(batch, record, before), f"{batch.tp.topic}:{batch.tp.partition}@{record.offset}"
-                )
-                if place:
-                    tails[place] = task
-                    task.add_done_callback(partial(_forget, tails, place))
+                if record.key:
+                    place = (record.partition, record.key)
+                    before = tails.get(place)
+                    tails[place] = flow.begin(run(batch, record, before), record, after)
+                else:
+                    flow.begin(run(batch, record, None), record, after)
 
     return agent
 
 
-def _forget(
-    tails: dict[tuple[object, bytes], asyncio.Task[None]],
-    place: tuple[object, bytes],
-    done: asyncio.Task[None],
-) -> None:
-    if tails.get(place) is done:
-        del tails[place]
+class _Slots:
+    """Places for tasks. As `asyncio.Semaphore` for one taker, without a coroutine where a place is free."""
 
+    def __init__(self, count: int) -> None:
+        self._free = count
+        self._waiter: asyncio.Future[None] | None = None
 
-async def _guarded(
-    options: EngineOptions, batch: Batch, record: Record, work: RecordWork, on_surprise: OnSurprise
-) -> None:
-    try:
-        await work(batch, record)
-    except LeftUndone:
-        return
-    except Exception as error:  # the agent's outer edge: every failure becomes an outcome
-        if not await _outcome(options, batch, record, error, on_surprise):
-            return
-    batch.ack(record.offset)
+    def take(self) -> bool:
+        """Take a place if one is free."""
+        if self._free:
+            self._free -= 1
+            return True
+        return False
+
+    async def wait(self) -> None:
+        """Wait for a place and take it."""
+        while not self.take():
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+
+    def free(self) -> None:
+        """Give a place back."""
+        self._free += 1
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
 
 async def _outcome(
@@ -165,9 +179,7 @@ def work_on_batches(
     async def agent(stream: AsyncIterator[Batch]) -> None:
         async for batch in stream:
             if batch.is_live:
-                tails[batch.flow] = batch.flow.begin(
-                    run(batch, tails.get(batch.flow)), f"{batch.tp.topic}:{batch.tp.partition}@{batch.start}"
-                )
+                tails[batch.flow] = batch.flow.begin(run(batch, tails.get(batch.flow)), batch)
             for flow in [flow for flow, task in tails.items() if task.done()]:
                 del tails[flow]
 

@@ -95,7 +95,7 @@ async def test_a_drain_begins_nothing_new_and_waits_for_what_runs() -> None:
         await go.wait()
         batch.ack(0)
 
-    flow.begin(work(), "t:0@0")
+    flow.begin(work(), batch)
     flow.drain()
     assert not batch.is_live
     assert flow.room == 0
@@ -112,7 +112,7 @@ async def test_a_closed_flow_cancels_what_runs_and_takes_no_late_ack() -> None:
     flow, _ = flow_of()
     batch = flow.take([record(0)], 1, 0)
     assert batch is not None
-    task = flow.begin(asyncio.sleep(60), "t:0@0")
+    task = flow.begin(asyncio.sleep(60), batch)
     flow.close()
     await asyncio.wait({task}, timeout=1)
     assert task.cancelled()

@@ -1,0 +1,34 @@
+"""`python -m benchmarks [NAME...] [--rounds N] [--json]`: run them all, or those named."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+
+from benchmarks import harness
+
+#: Name -> module with `run(rounds) -> list of results` and a docstring that says what it shows.
+BENCHMARKS = {"engine": "benchmarks.bench_engine"}
+
+
+def main() -> int:
+    """Parse the arguments, run, print; 1 when a ratio is not reached."""
+    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
+    parser.add_argument("--rounds", type=int, default=5, help="how often each variant runs (5)")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    options = parser.parse_args()
+    unknown = [name for name in options.names if name not in BENCHMARKS]
+    if unknown:
+        parser.error(f"no benchmark is named {unknown[0]!r}; there are: {', '.join(BENCHMARKS)}")
+    is_good = True
+    for name in options.names or BENCHMARKS:
+        for result in importlib.import_module(BENCHMARKS[name]).run(options.rounds):
+            print(harness.dump(result) if options.json else harness.show(result), flush=True)
+            is_good = is_good and all(row["reached"] for row in result["ratios"])
+    return 0 if is_good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

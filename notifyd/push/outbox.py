@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Final
 
 from notifyd.delivery.event import Event, EventSink
+from notifyd.delivery.state import NO_ACKS
 from notifyd.message.envelope import Message
 from notifyd.metrics import Metrics
 from notifyd.push.connection import Connection
@@ -106,7 +107,7 @@ class Outbox:
                 at=int(at_s * 1000),
                 pod=self._pod,
                 # Without acks `sent` is the end: whoever judges the delivery must know.
-                detail=None if self._wants_acks(user) else "no_acks",
+                detail=None if self._wants_acks(user) else NO_ACKS,
             )
         )
 

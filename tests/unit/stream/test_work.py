@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+
+from faust.types import TP
+
+from notifyd.metrics import Metrics
+from notifyd.settings import load_settings
+from notifyd.stream.batch import Batch, Record
+from notifyd.stream.engine import EngineOptions
+from notifyd.stream.flow import PartitionFlow
+from notifyd.stream.work import LeftUndone, work_on_batches, work_on_records
+
+
+def options_of(failures: list[Exception]) -> EngineOptions:
+    return EngineOptions(
+        role="test", group="g", settings=load_settings({}), metrics=Metrics(), fail=failures.append
+    )
+
+
+def flow_of() -> PartitionFlow:
+    flow = PartitionFlow(TP("t", 0), window=100, on_change=lambda: None)
+    flow.start_at(0)
+    return flow
+
+
+def batch_of(flow: PartitionFlow, count: int, keys: list[bytes] | None = None) -> Batch:
+    first = flow.position or 0
+    records = [
+        SimpleNamespace(
+            offset=first + number, timestamp=0, key=keys[number] if keys else None, topic="t", partition=0
+        )
+        for number in range(count)
+    ]
+    batch = flow.take(records, first + count, 0)
+    assert batch is not None
+    return batch
+
+
+async def stream_of(queue: asyncio.Queue[Batch]) -> AsyncIterator[Batch]:
+    while True:
+        yield await queue.get()
+
+
+async def no_surprise(record: Record, error: Exception) -> None:
+    raise AssertionError(f"not expected: {error!r}")
+
+
+async def settle() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def test_slots_come_back_from_tasks_that_were_cancelled_before_they_began() -> None:
+    done: list[int] = []
+
+    async def work(batch: Batch, record: Record) -> None:
+        done.append(record.offset)
+
+    agent = work_on_records(options_of([]), work, no_surprise, concurrency=3)
+    queue: asyncio.Queue[Batch] = asyncio.Queue()
+    running = asyncio.ensure_future(agent(stream_of(queue)))
+    lost = flow_of()
+    queue.put_nowait(batch_of(lost, 3))
+    while not lost.running:
+        await asyncio.sleep(0)
+    lost.close()
+    await settle()
+    kept = flow_of()
+    queue.put_nowait(batch_of(kept, 10))
+    await settle()
+    running.cancel()
+    assert len(done) >= 10
+    assert kept.uncommitted == 10
+
+
+async def test_records_of_one_key_are_worked_on_in_order_and_others_overtake() -> None:
+    order: list[int] = []
+    gates = {0: asyncio.Event()}
+
+    async def work(batch: Batch, record: Record) -> None:
+        if record.offset in gates:
+            await gates[record.offset].wait()
+        order.append(record.offset)
+
+    agent = work_on_records(options_of([]), work, no_surprise, concurrency=10)
+    queue: asyncio.Queue[Batch] = asyncio.Queue()
+    running = asyncio.ensure_future(agent(stream_of(queue)))
+    flow = flow_of()
+    queue.put_nowait(batch_of(flow, 4, [b"a", b"a", b"b", b"a"]))
+    await settle()
+    assert order == [2]
+    gates[0].set()
+    await settle()
+    running.cancel()
+    assert order == [2, 0, 1, 3]
+    assert flow.uncommitted == 4
+
+
+async def test_a_failed_outcome_ends_the_role_and_acks_nothing() -> None:
+    failures: list[Exception] = []
+
+    async def work(batch: Batch, record: Record) -> None:
+        raise ZeroDivisionError
+
+    async def cannot(record: Record, error: Exception) -> None:
+        raise ConnectionError("the dead-letter queue is gone")
+
+    agent = work_on_records(options_of(failures), work, cannot, concurrency=10)
+    queue: asyncio.Queue[Batch] = asyncio.Queue()
+    running = asyncio.ensure_future(agent(stream_of(queue)))
+    flow = flow_of()
+    queue.put_nowait(batch_of(flow, 1))
+    await settle()
+    running.cancel()
+    assert isinstance(failures[0], ConnectionError)
+    assert flow.in_flight == 1
+
+
+async def test_what_is_left_undone_is_neither_acked_nor_set_aside() -> None:
+    async def batch_work(batch: Batch) -> None:
+        raise LeftUndone
+
+    agent = work_on_batches(options_of([]), batch_work, no_surprise, concurrency=1)
+    queue: asyncio.Queue[Batch] = asyncio.Queue()
+    running = asyncio.ensure_future(agent(stream_of(queue)))
+    flow = flow_of()
+    queue.put_nowait(batch_of(flow, 5))
+    await settle()
+    running.cancel()
+    assert flow.in_flight == 5
+
+
+async def test_a_draining_partition_begins_nothing_that_is_queued() -> None:
+    begun: list[int] = []
+    gate = asyncio.Event()
+
+    async def work(batch: Batch, record: Record) -> None:
+        begun.append(record.offset)
+        await gate.wait()
+
+    agent = work_on_records(options_of([]), work, no_surprise, concurrency=2)
+    queue: asyncio.Queue[Batch] = asyncio.Queue()
+    running = asyncio.ensure_future(agent(stream_of(queue)))
+    flow = flow_of()
+    queue.put_nowait(batch_of(flow, 10))
+    await settle()
+    flow.drain()
+    gate.set()
+    await settle()
+    running.cancel()
+    assert begun == [0, 1]
+    assert flow.uncommitted == 2

@@ -64,7 +64,7 @@ async def test_slots_come_back_from_tasks_that_were_cancelled_before_they_began(
     running = asyncio.ensure_future(agent(stream_of(queue)))
     lost = flow_of()
     queue.put_nowait(batch_of(lost, 3))
-    while not lost.running:
+    while not lost.running:  # noqa: ASYNC110  the very step after the tasks were made
         await asyncio.sleep(0)
     lost.close()
     await settle()
@@ -72,7 +72,7 @@ async def test_slots_come_back_from_tasks_that_were_cancelled_before_they_began(
     queue.put_nowait(batch_of(kept, 10))
     await settle()
     running.cancel()
-    assert len(done) >= 10
+    assert len(done) == 10, "the tasks of the lost partition did begin, which is not what this tests"
     assert kept.uncommitted == 10
 
 

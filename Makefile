@@ -11,6 +11,7 @@ MAKEFLAGS += --no-print-directory
 
 BIN := .venv/bin
 ARGS ?=
+NAME ?=
 PYTHON ?=
 export PYTHON
 
@@ -42,9 +43,8 @@ check: setup ## Lint, format, types, layers
 kafka: ## Fetch Apache Kafka into .kafka (needs Java 17 and Maven)
 	@tools/kafka/fetch.sh
 
-bench: setup ## Run the benchmarks
-	@found=$$(ls benchmarks/bench_*.py 2>/dev/null) || { echo "bench: no benchmarks here yet"; exit 0; }; \
-	for file in $$found; do echo "bench: $$file"; $(BIN)/python "$$file" $(ARGS) || exit $$?; done
+bench: setup ## Run the benchmarks, or one: make bench NAME=engine
+	@$(BIN)/python -m benchmarks $(NAME) $(ARGS)
 
 clean: ## Delete what make and `notifyd dev` made here, .kafka aside
 	rm -rf .venv .dev build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Collection
 from typing import Protocol
 
 from notifyd.metrics import Metrics
@@ -18,41 +19,17 @@ class Probed(Protocol):
     name: str
 
     @property
-    def waits_for(self) -> list[str]:
-        """What is still missing before the role is ready; empty when it is."""
-
-    @property
-    def polled_at(self) -> float | None:
-        """Monotonic time of its last poll; `None` before the first."""
-
-
-class Health:
-    """The state behind `/healthz` and `/readyz`.
-
-    Alive means that the event loop answers and every poll loop polls; neither Kafka's nor
-    Postgres's health counts, or an outage of theirs would restart every pod. Ready ends with
-    the signal to stop.
-    """
-
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
-        self._starting: list[str] = ["process"]
-        self.roles: list[Probed] = []
-        self.is_stopping = False
-
-    def started(self, roles: list[Probed]) -> None:
-        """Note that the roles exist; from here on they speak for themselves."""
-        self.roles = roles
-        self._starting = []
-
-    def waits_for(self) -> list[str]:
-        """Name what is missing before the process is ready; empty when it is."""
+    def waits_for(self, names: Collection[str] = ()) -> list[str]:
+        """Name what is missing before the process is ready, or these roles of it; empty when it is."""
         if self.is_stopping:
             return ["stopping"]
-        waits = self._starting + [f"{role.name}: {what}" for role in self.roles for what in role.waits_for]
+        roles = [role for role in self.roles if not names or role.name in names]
+        return self._starting + [f"{role.name}: {what}" for role in roles for what in role.waits_for]
+
+    def _observe(self) -> None:
         for role in self.roles:
-            self._metrics.ready.labels(role.name).set(0 if role.waits_for else 1)
-        return waits
+            is_ready = not self.is_stopping and not role.waits_for
+            self._metrics.ready.labels(role.name).set(1 if is_ready else 0)
 
     def stuck(self) -> list[str]:
         """Name the roles whose poll loop does not poll."""
@@ -69,4 +46,4 @@ class Health:
             due = time.monotonic() + 1.0
             await asyncio.sleep(1.0)
             self._metrics.loop_lag.set(max(0.0, time.monotonic() - due))
-            self.waits_for()
+            self._observe()

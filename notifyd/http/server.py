@@ -116,12 +116,12 @@ def admin_app(health: Health, metrics: Metrics) -> web.Application:
     return app
 
 
-def public_app(health: Health) -> web.Application:
-    """Return the public application, which answers 503 for as long as the process is not ready."""
+def public_app(waits_for: Callable[[], list[str]]) -> web.Application:
+    """Return the public application, which answers 503 for as long as `waits_for` names anything."""
 
     @web.middleware
     async def only_when_ready(request: web.Request, handler: Handler) -> web.StreamResponse:
-        waits = health.waits_for()
+        waits = waits_for()
         if waits:
             return web.json_response(
                 {"title": "not ready", "detail": ", ".join(waits), "status": 503},

@@ -113,7 +113,8 @@ class _Process:
         producer = Producer(settings, metrics, client_id=f"notifyd-{settings.pod_name}")
         await producer.start()
         stack.push_async_callback(producer.stop, settings.drain_s)
-        app = public_app(self._health)
+        # Only what serves the public port counts for it: a push must not wait for a database.
+        app = public_app(lambda: self._health.waits_for(_PUBLIC_ROLES))
         context = RoleContext(
             settings=settings,
             metrics=metrics,

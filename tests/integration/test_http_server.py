@@ -94,7 +94,7 @@ async def test_an_address_that_is_not_ours_names_the_setting() -> None:
 
 
 async def test_the_public_server_says_503_until_the_process_is_ready(health: Health) -> None:
-    app = public_app(health)
+    app = public_app(lambda: health.waits_for({"ws"}))
 
     async def hello(_: web.Request) -> web.Response:
         return web.json_response({"hello": True})
@@ -107,7 +107,10 @@ async def test_the_public_server_says_503_until_the_process_is_ready(health: Hea
         url = f"http://127.0.0.1:{server.port}/hello"
         status, body = await get(url)
         assert (status, body["status"]) == (503, 503)
-        health.started([Role()])
-        assert await get(url) == (200, {"hello": True})
+        health.started([Role("ws"), Role("persist", waits_for=["database"])])
+        assert health.waits_for() == ["persist: database"]
+        assert await get(url) == (200, {"hello": True}), "a push must not wait for the database"
+        health.is_stopping = True
+        assert (await get(url))[0] == 503
     finally:
         await server.stop()

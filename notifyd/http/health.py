@@ -19,6 +19,33 @@ class Probed(Protocol):
     name: str
 
     @property
+    def waits_for(self) -> list[str]:
+        """What is still missing before the role is ready; empty when it is."""
+
+    @property
+    def polled_at(self) -> float | None:
+        """Monotonic time of its last poll; `None` before the first."""
+
+
+class Health:
+    """The state behind `/healthz` and `/readyz`.
+
+    Alive means that the event loop answers and every poll loop polls; neither Kafka's nor
+    Postgres's health counts, or an outage of theirs would restart every pod. Ready ends with
+    the signal to stop.
+    """
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._starting: list[str] = ["process"]
+        self.roles: list[Probed] = []
+        self.is_stopping = False
+
+    def started(self, roles: list[Probed]) -> None:
+        """Note that the roles exist; from here on they speak for themselves."""
+        self.roles = roles
+        self._starting = []
+
     def waits_for(self, names: Collection[str] = ()) -> list[str]:
         """Name what is missing before the process is ready, or these roles of it; empty when it is."""
         if self.is_stopping:

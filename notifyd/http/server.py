@@ -55,7 +55,10 @@ class HttpServer:
     async def start(self, app: web.Application) -> None:
         """Listen; raises `ConfigError` where another process took the port after all."""
         assert self._socket is not None, "bind first"
-        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
+        # An idle or slow client may not hold a socket for aiohttp's hour.
+        runner = web.AppRunner(
+            app, access_log=None, handle_signals=False, shutdown_timeout=1.0, keepalive_timeout=15.0
+        )
         await runner.setup()
         # The listen backlog is as large as the kernel lets: a deploy sends all clients at once.
         site = web.SockSite(runner, self._socket, backlog=65535)

@@ -42,7 +42,8 @@ class WsRole(StreamingRole):
         self._hub = Hub(
             settings, context.metrics, self._events, settings.pod_name, incarnation=context.incarnation
         )
-        add_push_routes(context.public, self._hub, TokenVerifier(settings), settings)
+        self._verifier = TokenVerifier(settings)
+        add_push_routes(context.public, self._hub, self._verifier, settings)
         self.app.add_agent([context.topics.messages], self._read, name="ws")
 
     async def start(self) -> None:
@@ -54,6 +55,7 @@ class WsRole(StreamingRole):
         """Send the clients elsewhere, then stop reading: what came meanwhile still reaches them."""
         await self._hub.drain(self.context.settings.drain_s * _DRAIN_SHARE)
         await super().stop()
+        await self._verifier.stop()
         await self._events.stop()
 
     async def _read(self, stream: AsyncIterator[Batch]) -> None:

@@ -155,7 +155,7 @@ async def apply_to_deliveries(tx: Transaction, place: Place, facts: Iterable[Eve
     about = [fact for fact in facts if fact.s not in INBOX_STAGES]
     if not about:
         return 0
-    params = place.params(events=encode(about), day_set=sorted({fact.d for fact in about}))
+    params = place.params(events=encode(about), **days_params(fact.d for fact in about))
     (_, _, logged), *turned = await tx.fetch(query("apply_events"), params)
     if turned:
         await refresh_messages(tx, {i: day for i, day, _ in turned})
@@ -167,7 +167,7 @@ async def apply_to_inbox(tx: Transaction, place: Place, facts: Iterable[EventFac
     about = [fact for fact in facts if fact.s in INBOX_STAGES]
     if not about:
         return 0
-    params = place.params(events=encode(about), day_set=sorted({fact.d for fact in about}))
+    params = place.params(events=encode(about), **days_params(fact.d for fact in about))
     [(logged,)] = await tx.fetch(query("apply_inbox_events"), params)
     return int(logged)
 
@@ -215,5 +215,17 @@ async def _free(tx: Transaction, early: Sequence[str], unknown: Mapping[str, str
         await tx.fetch(query("free_unknown_ids"), {"ids": ids})
 
 
-def _keys(days: Mapping[str, str]) -> dict[str, list[str]]:
-    return {"ids": list(days), "days": list(days.values()), "day_set": sorted(set(days.values()))}
+def _keys(days: Mapping[str, str]) -> dict[str, object]:
+    """Return keys (id -> day) as the statements take them, in the order in which all lock them."""
+    ids = sorted(days)
+    return {"ids": ids, "days": [days[i] for i in ids], **days_params(days.values())}
+
+
+def days_params(days: Iterable[str]) -> dict[str, object]:
+    """Return what tells the planner the partitions that matter.
+
+    `day_set` where a key is looked up. Where a table is joined `first_day` alone: nothing is known
+    of a new day's table, and equality would make the planner take the whole of it for a few rows.
+    """
+    day_set = sorted(set(days))
+    return {"day_set": day_set, "first_day": day_set[0]}

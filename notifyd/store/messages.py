@@ -91,7 +91,6 @@ async def write_messages(tx: Transaction, place: Place, rows: Sequence[MessageRo
             originals += raw
         params = place.params(rows=_encode(chunk), originals=bytes(originals))
         new.update(offset for (offset,) in await tx.fetch(query("insert_messages"), params))
-    due = [fact for offset, fact in facts.items() if offset in new and fact.n is None]
     if len(new) < len(facts):
         again = [fact for offset, fact in facts.items() if offset not in new]
         refused, released = await _judge(tx, by_offset, again)
@@ -101,14 +100,11 @@ async def write_messages(tx: Transaction, place: Place, rows: Sequence[MessageRo
             return tally  # the batch is written again without these, so nothing more is worth doing
         if released:
             await _release(tx, place, released)
-            due += released
     tally.messages = len(new)
     tally.deliveries = sum(len(facts[offset].u) * len(facts[offset].ch) for offset in new)
     early = await _take_early(tx, [facts[offset] for offset in new])
     tally.events += await events.apply_to_deliveries(tx, place, early)
-    for chunk in _chunks(due):
-        [(count,)] = await tx.fetch(query("fan_out"), place.params(rows=_encode(chunk)))
-        tally.inbox += count
+    tally.inbox = sum(len(facts[offset].u) for offset in new if facts[offset].n is None)
     tally.events += await events.apply_to_inbox(tx, place, early)
     return tally
 
@@ -131,7 +127,7 @@ async def _judge(
 ) -> tuple[list[Refused], list[MessageFacts]]:
     """Tell doubles from conflicts; doubles whose first copy waits for its time by now release it."""
     by_offset = {fact.o: fact for fact in facts}
-    params = {"rows": _encode(facts), "day_set": sorted({fact.d for fact in facts})}
+    params = {"rows": _encode(facts), **events.days_params(fact.d for fact in facts)}
     refused: list[Refused] = []
     released: dict[str, MessageFacts] = {}
     for offset, digest, is_due in await tx.fetch(query("judge_known"), params):
@@ -145,8 +141,9 @@ async def _judge(
 
 async def _release(tx: Transaction, place: Place, facts: Sequence[MessageFacts]) -> None:
     days = {fact.i: fact.d for fact in facts}
-    params = place.params(rows=_encode(facts), day_set=sorted(set(days.values())))
+    params = place.params(rows=_encode(facts), **events.days_params(days.values()))
     await tx.fetch(query("release_messages"), params)
+    await tx.fetch(query("fan_out_released"), params)
     await events.refresh_messages(tx, days)
 
 

@@ -9,12 +9,13 @@ WITH event AS MATERIALIZED (
            r text COLLATE "C", n integer, a bigint, due bigint, p text COLLATE "C", re text COLLATE "C",
            de text COLLATE "C")
 ), old AS MATERIALIZED (
-    SELECT delivery.*
-      FROM (SELECT DISTINCT i, d, u, c FROM event) AS e
-      JOIN delivery ON message_id = i AND user_id = u AND channel = c AND day = d
-     WHERE day = ANY(%(day_set)s::date[])
-     ORDER BY message_id, user_id, channel
-       FOR NO KEY UPDATE OF delivery
+    SELECT locked.*
+      FROM (SELECT DISTINCT i, d, u, c FROM event ORDER BY i, u, c) AS e
+     CROSS JOIN LATERAL (SELECT *
+                           FROM delivery
+                          WHERE message_id = e.i AND user_id = e.u AND channel = e.c AND day = e.d
+                            AND day = ANY(%(day_set)s::date[])
+                            FOR NO KEY UPDATE) AS locked
 ), logged AS (
     INSERT INTO message_event (message_id, event_key, day, user_id, channel, stage, run, attempt, at, due_at,
                                pod, reason, detail)
@@ -47,7 +48,7 @@ WITH event AS MATERIALIZED (
                THEN greatest(now(), best.due_at) + %(check_after_s)s * interval '1 second' END
       FROM best, old
      WHERE delivery.message_id = best.i AND delivery.user_id = best.u AND delivery.channel = best.c
-       AND delivery.day = best.d AND delivery.day = ANY(%(day_set)s::date[])
+       AND delivery.day = best.d AND delivery.day >= %(first_day)s::date
        AND old.message_id = best.i AND old.user_id = best.u AND old.channel = best.c AND old.day = best.d
        AND (old.state, old.run, old.attempt, old.at, old.due_at, old.pod, old.reason, old.detail, old.attempts)
            IS DISTINCT FROM

@@ -10,14 +10,15 @@ WITH event AS MATERIALIZED (
     SELECT i, d, u, from_ms(min(a)) AS seen_at, from_ms(min(a) FILTER (WHERE s = 'read')) AS read_at
       FROM event
      GROUP BY i, d, u
+     ORDER BY u, i
 ), old AS MATERIALIZED (
-    SELECT inbox.user_id, inbox.message_id, inbox.day, inbox.read_at, told.seen_at AS told_seen_at,
-           told.read_at AS told_read_at
+    SELECT locked.*, told.seen_at AS told_seen_at, told.read_at AS told_read_at
       FROM told
-      JOIN inbox ON user_id = u AND message_id = i AND day = d
-     WHERE day = ANY(%(day_set)s::date[])
-     ORDER BY user_id, message_id
-       FOR NO KEY UPDATE OF inbox
+     CROSS JOIN LATERAL (SELECT user_id, message_id, day, read_at
+                           FROM inbox
+                          WHERE user_id = told.u AND message_id = told.i AND day = told.d
+                            AND day = ANY(%(day_set)s::date[])
+                            FOR NO KEY UPDATE) AS locked
 ), logged AS (
     INSERT INTO message_event (message_id, event_key, day, user_id, channel, stage, run, attempt, at, due_at,
                                pod, reason, detail)
@@ -32,7 +33,7 @@ WITH event AS MATERIALIZED (
        SET seen_at = least(inbox.seen_at, told_seen_at), read_at = least(inbox.read_at, told_read_at)
       FROM old
      WHERE inbox.user_id = old.user_id AND inbox.message_id = old.message_id AND inbox.day = old.day
-       AND inbox.day = ANY(%(day_set)s::date[])
+       AND inbox.day >= %(first_day)s::date
 ), counted AS (
     INSERT INTO user_state AS s (user_id, unread)
     SELECT user_id, -count(*)

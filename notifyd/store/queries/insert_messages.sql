@@ -1,4 +1,5 @@
--- A batch of messages with their deliveries; the offsets of those that were new come back.
+-- A batch of messages with their deliveries, and where they are due the inbox rows and unread counters;
+-- the offsets of those that were new come back.
 -- The originals come as one byte string and are cut out by position (from 1) and length, so that they
 -- are stored byte for byte, whatever is in them; what is read out of them comes as one JSON array.
 WITH input AS MATERIALIZED (
@@ -25,5 +26,21 @@ WITH input AS MATERIALIZED (
       JOIN input ON o = kafka_offset,
            unnest(u) AS recipient, unnest(ch) AS channel
      ORDER BY i, recipient, channel
+        ON CONFLICT DO NOTHING
+), new_row AS (
+    INSERT INTO inbox (user_id, message_id, day, incarnation_id, kafka_partition, kafka_offset, arrived_at,
+                       expires_at)
+    SELECT recipient, i, d, %(incarnation)s, %(partition)s, o, from_ms(a), from_ms(x)
+      FROM new_message
+      JOIN input ON o = kafka_offset,
+           unnest(u) AS recipient
+     WHERE n IS NULL
+     ORDER BY recipient, i
+        ON CONFLICT DO NOTHING
+    RETURNING user_id
+), counted AS (
+    INSERT INTO user_state AS s (user_id, unread)
+    SELECT user_id, count(*) FROM new_row GROUP BY user_id ORDER BY user_id
+        ON CONFLICT (user_id) DO UPDATE SET unread = s.unread + excluded.unread, changed_at = now()
 )
 SELECT kafka_offset FROM new_message

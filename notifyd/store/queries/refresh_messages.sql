@@ -1,14 +1,12 @@
--- The state of messages out of their deliveries, as delivery/state.py derives it.
+-- The state of messages out of their deliveries, as delivery/state.py derives it. Their rows are locked.
 UPDATE message AS m
    SET state = derived.state
-  FROM (SELECT delivery.message_id, delivery.day,
-               CASE WHEN bool_or(delivery.state = 'dead') THEN 'dead'
-                    WHEN bool_and(delivery.is_final) THEN 'done'
-                    WHEN bool_and(delivery.state = 'scheduled') THEN 'scheduled'
-                    ELSE 'pending' END AS state
-          FROM unnest(%(ids)s::uuid[], %(days)s::date[]) AS k(id, day)
-          JOIN delivery ON delivery.message_id = k.id AND delivery.day = k.day
-         WHERE delivery.day = ANY(%(day_set)s::date[])
-         GROUP BY delivery.message_id, delivery.day) AS derived
- WHERE m.id = derived.message_id AND m.day = derived.day AND m.day = ANY(%(day_set)s::date[])
+  FROM unnest(%(ids)s::uuid[], %(days)s::date[]) AS k(id, day)
+ CROSS JOIN LATERAL (SELECT CASE WHEN bool_or(state = 'dead') THEN 'dead'
+                                 WHEN bool_and(is_final) THEN 'done'
+                                 WHEN bool_and(state = 'scheduled') THEN 'scheduled'
+                                 ELSE 'pending' END AS state
+                       FROM delivery
+                      WHERE message_id = k.id AND day = k.day AND day = ANY(%(day_set)s::date[])) AS derived
+ WHERE m.id = k.id AND m.day = k.day AND m.day >= %(first_day)s::date
    AND m.state <> derived.state

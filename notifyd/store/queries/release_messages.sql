@@ -5,7 +5,7 @@ WITH input AS MATERIALIZED (
     UPDATE message AS m
        SET released_at = from_ms(a)
       FROM input
-     WHERE m.id = i AND m.day = d AND m.day = ANY(%(day_set)s::date[])
+     WHERE m.id = i AND m.day = d AND m.day >= %(first_day)s::date
     RETURNING m.id, m.day, m.released_at
 )
 UPDATE delivery
@@ -13,4 +13,4 @@ UPDATE delivery
        next_check_at = now() + %(check_after_s)s * interval '1 second'
   FROM released
  WHERE delivery.message_id = released.id AND delivery.day = released.day
-   AND delivery.day = ANY(%(day_set)s::date[]) AND delivery.state = 'scheduled'
+   AND delivery.day >= %(first_day)s::date AND delivery.state = 'scheduled'

@@ -1,4 +1,4 @@
--- One inbox row per recipient of messages that are due, and the unread counters with them.
+-- Inbox rows and unread counters of messages that were just released, at the position of the release.
 WITH new_row AS (
     INSERT INTO inbox (user_id, message_id, day, incarnation_id, kafka_partition, kafka_offset, arrived_at,
                        expires_at)

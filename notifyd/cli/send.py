@@ -127,6 +127,7 @@ async def _send(
     from notifyd.stream.clients import probe_broker
 
     is_good = True
+    awaited: list[Confirmation] = []
     await probe_broker(settings)  # a person wants to know now, not after the producer's patience
     async with Notifier(settings, sender=_SENDER, client_id="notifyd-send") as notifier:
         while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
@@ -141,13 +142,15 @@ async def _send(
                     is_good = False
                     note(f"notifyd: {where}: {result}")
             if wait:
-                is_good &= await wait_for_end(settings, confirmed, as_json=as_json, limit_s=WAIT_S)
+                awaited += confirmed
                 continue
             for item in confirmed:
                 if as_json:
                     emit_json({"id": item.id, "position": item.position})
                 else:
                     emit(f"{item.id} {item.position}")
+    if awaited:
+        is_good &= await wait_for_end(settings, awaited, as_json=as_json, limit_s=WAIT_S)
     return is_good
 
 

@@ -53,6 +53,11 @@ async def wait_for_end(
 def _tell(message: Confirmation, trace: dict[str, Any], *, as_json: bool) -> bool:
     bad = [item for item in trace["deliveries"] if item["state"] in _BAD]
     _print(message, trace["state"], as_json=as_json)
+    if trace["position"] is not None and trace["position"] != message.position:
+        note(
+            f"notifyd: {message.id} was sent before, at {trace['position']}: this is the state of that one "
+            "(if this one says something else, it is dead: `notifyd dlq ls --reason id_conflict`)"
+        )
     for item in bad:
         events = [event for event in item["events"] if event.get("reason")]
         reason = f" ({events[-1]['reason']})" if events else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Iterator
@@ -120,8 +121,7 @@ async def _send(
     as_json: bool,
 ) -> bool:
     """Send chunk by chunk, as the input comes; true: all are confirmed, and with `wait` good."""
-    import asyncio
-
+    from notifyd.cli.background import in_background
     from notifyd.cli.waiting import wait_for_end
     from notifyd.producer import Notifier
     from notifyd.stream.clients import probe_broker
@@ -130,7 +130,7 @@ async def _send(
     awaited: list[Confirmation] = []
     await probe_broker(settings)  # a person wants to know now, not after the producer's patience
     async with Notifier(settings, sender=_SENDER, client_id="notifyd-send") as notifier:
-        while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
+        async for chunk in in_background(chunks):
             results = await notifier.send_many([message for _, message in chunk])
             confirmed: list[Confirmation] = []
             for (where, _), result in zip(chunk, results, strict=True):
@@ -157,7 +157,9 @@ async def _send(
 def _read(source: str) -> Iterator[list[tuple[str, bytes]]]:
     """Yield (where, envelope) in chunks, as soon as they can be read: lines, or one whole document."""
     if source == "-":
-        yield from _split(sys.stdin.buffer)
+        # A reader of our own: Python takes the lock of `sys.stdin` at its end, and after Ctrl-C a thread
+        # may still hold that in a read.
+        yield from _split(io.BufferedReader(io.FileIO(sys.stdin.fileno(), closefd=False)))
         return
     try:
         with Path(source).open("rb") as file:

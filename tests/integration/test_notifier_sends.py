@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -185,3 +186,23 @@ def test_the_command_without_a_broker_fails_at_once_with_one_line(made: Settings
     assert done.stderr.count(b"\n") == 1
     assert b"connection refused" in done.stderr
     assert b"NOTIFYD_KAFKA_BOOTSTRAP_SERVERS" in done.stderr
+
+
+def test_ctrl_c_ends_a_command_that_waits_for_input_without_a_traceback(made: Settings) -> None:
+    keep = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    line = json.dumps({"from": "x"}).encode() + b"\n"
+    with subprocess.Popen(
+        [sys.executable, "-m", "notifyd", "send", "-"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**keep, **environment_of(made)},
+    ) as process:
+        assert process.stdin is not None
+        assert process.stderr is not None
+        process.stdin.write(line)
+        process.stdin.flush()
+        assert process.stderr.readline().startswith(b"notifyd: line 1: ")  # it is up, and waits for more
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130
+        assert process.stderr.read() == b""

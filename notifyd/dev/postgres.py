@@ -25,13 +25,15 @@ import psycopg2
 from psycopg2.extensions import ISOLATION_LEVEL_AUTOCOMMIT
 
 from notifyd.dev import postgres_binaries as programs
-from notifyd.dev.postgres_processes import end_leftovers
+from notifyd.dev.postgres_processes import end_leftovers, processes_on
 from notifyd.errors import ConfigError
 
 _USER = "notifyd"
 _DATABASE = "notifyd"
 #: Loopback alone, no Unix socket: its path is limited to 107 bytes and directories are deep.
 _OPTIONS = {"listen_addresses": "127.0.0.1", "unix_socket_directories": "", "timezone": "UTC", "jit": "off"}
+#: In a stand-in: the directory that it stands for.
+_OWNER_FILE = "directory"
 _START_S = 60.0
 _STOP_S = 10.0
 #: Ends the server when its owner is gone, however that died: the pipe closes. A line means all is
@@ -158,8 +160,10 @@ class LocalPostgres:
             end_leftovers(stand_in / "data")
             shutil.rmtree(stand_in)
         if not stand_in.exists():
+            _remove_orphans(stand_in.parent)
             stand_in.mkdir(mode=0o700)
             os.chown(stand_in, self._account.pw_uid, self._account.pw_gid)
+            (stand_in / _OWNER_FILE).write_text(f"{self.directory}\n")
         if not here.is_symlink():
             here.symlink_to(stand_in / "data")
         return stand_in / "data"
@@ -304,6 +308,15 @@ class LocalPostgres:
                 return True
             time.sleep(0.05)
         return False
+
+
+def _remove_orphans(shared: Path) -> None:
+    """Remove the stand-ins of directories that were deleted, as those of tests are."""
+    for stand_in in shared.glob("data-*"):
+        with contextlib.suppress(OSError):
+            directory = Path((stand_in / _OWNER_FILE).read_text().strip())
+            if not directory.exists() and not processes_on(stand_in / "data"):
+                shutil.rmtree(stand_in)
 
 
 def _free_port() -> int:

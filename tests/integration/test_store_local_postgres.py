@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -106,3 +108,16 @@ def test_a_wrong_password_is_refused(directory: Path) -> None:
         user, _, place = server.url.removeprefix("postgresql://").partition("@")
         with pytest.raises(psycopg2.OperationalError, match="password authentication failed"):
             psycopg2.connect(f"postgresql://{user.split(':')[0]}:wrong@{place}")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only as root the server is another user")
+def test_a_directory_that_the_servers_user_cannot_enter_has_a_stand_in_that_goes_with_it() -> None:
+    stand_ins = []
+    for _ in range(2):
+        closed = Path(tempfile.mkdtemp(prefix="notifyd-closed-"))  # mode 0700
+        with LocalPostgres(closed / "server") as server:
+            assert _ask(server.url, "SELECT 1") == (1,)
+            stand_ins.append((closed / "server" / "data").readlink().parent)
+        shutil.rmtree(closed)
+    assert not stand_ins[0].exists()
+    shutil.rmtree(stand_ins[1])

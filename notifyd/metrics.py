@@ -86,6 +86,9 @@ class Metrics:
             "notifyd_delivery_seconds", "One attempt to deliver.", "channel"
         )
         self.webhook_calls = self._gauge("notifyd_webhook_calls", "Webhook calls under way.")
+        self.pauses = self._counter(
+            "notifyd_sender_pauses_total", "Senders paused because too many deliveries died.", "channel"
+        )
         self.ingest_to_push = self._histogram(
             "notifyd_ingest_to_push_seconds", "From the record's Kafka timestamp to the write to a socket."
         )

@@ -149,6 +149,16 @@ class Settings(BaseSettings):
         description="Webhook calls to one host at a time; above it deliveries wait a moment, then come back.",
     )
     retry_max_attempts: int = Field(8, gt=0, description="Attempts of a delivery, the first included.")
+    pause_share: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="A sender with more than this share of recent deaths on a channel is paused.",
+    )
+    pause_min_dead: int = Field(
+        100, gt=0, description="... and with at least so many deaths within a minute."
+    )
+    pause_s: float = Field(60.0, gt=0, description="How long its deliveries on that channel then wait.")
     stub_script: str = Field(
         "", description="What the stub channel answers in turn, e.g. `retry,retry,done`; empty: done."
     )

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from notifyd.channels.port import Channel, Delivery
 from notifyd.channels.registry import build_channels
+from notifyd.delivery.breaker import INPUT_REASONS, Breaker, BreakerPolicy
 from notifyd.delivery.contact import NO_CONTACT, contact_for, is_muted
 from notifyd.delivery.event import Event
 from notifyd.delivery.outcome import Dead, Done, Outcome, Retry, Skip
@@ -69,6 +70,11 @@ class DeliverRole(StreamingRole):
         self._dead_letters = context.dead_letters()
         self._policy = RetryPolicy.of(settings)
         self._channels: dict[str, Channel] = build_channels(settings, context.metrics)
+        self._breaker = Breaker(
+            BreakerPolicy(
+                share=settings.pause_share, min_dead=settings.pause_min_dead, pause_s=settings.pause_s
+            )
+        )
         self._slots = asyncio.Semaphore(settings.deliver_concurrency)
         self._retry_topics = frozenset(retry_topics)
         self._retries = RetryJobs(context.limits)
@@ -127,7 +133,12 @@ class DeliverRole(StreamingRole):
     async def _deliver(self, job: Job, user: str, name: str) -> _Result:
         delivery = Delivery(job.message, user, name, job.run, job.attempt)
         started = time.monotonic()
-        outcome = await self._attempt(delivery)
+        paused_s = self._breaker.paused_for_s(job.message.sender, name, started)
+        outcome: Outcome = (
+            Retry("sender_paused", after_s=paused_s, counts=False)
+            if paused_s
+            else await self._attempt(delivery)
+        )
         metrics = self.context.metrics
         metrics.delivery_seconds.labels(name if name in self._channels else "unknown").observe(
             time.monotonic() - started
@@ -139,10 +150,28 @@ class DeliverRole(StreamingRole):
         if isinstance(outcome, Retry):
             if not outcome.counts and time.time() * 1000 - job.first_at_ms > _UNCOUNTED_MS:
                 outcome = replace(outcome, counts=True)
-            return _Result(
-                delivery, decide(self._policy, outcome, job.attempt), outcome.reason, outcome.detail
-            )
+            decision = decide(self._policy, outcome, job.attempt)
+            if not paused_s:
+                self._judge(delivery, decision)
+            return _Result(delivery, decision, outcome.reason, outcome.detail)
+        self._judge(delivery, outcome)
         return _Result(delivery, outcome, reason, getattr(outcome, "detail", ""))
+
+    def _judge(self, delivery: Delivery, outcome: Outcome | RetryAt) -> None:
+        """Pause a sender on a channel rather than pour its messages into the dead-letter queue."""
+        if isinstance(outcome, Skip) or (isinstance(outcome, Dead) and outcome.reason in INPUT_REASONS):
+            return
+        sender, channel = delivery.message.sender, delivery.channel
+        is_dead = isinstance(outcome, Dead)
+        if self._breaker.note(sender, channel, is_dead=is_dead, now_s=time.monotonic()):
+            self.context.metrics.pauses.labels(channel).inc()
+            _log.error(
+                "sender_paused",
+                sender=sender,
+                channel=channel,
+                pause_s=self.context.settings.pause_s,
+                reason=outcome.reason if isinstance(outcome, Dead) else "",
+            )
 
     async def _attempt(self, delivery: Delivery) -> Outcome:
         message, content = delivery.message, delivery.message.content

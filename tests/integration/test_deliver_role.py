@@ -125,6 +125,20 @@ async def test_an_unknown_channel_is_dead_and_says_which_there_are(settings: Set
     assert "webhook" in headers_of(letter)["notifyd-error"]
 
 
+async def test_a_sender_whose_deliveries_die_is_paused_and_another_one_is_not(settings: Settings) -> None:
+    script = settings.model_copy(update={"stub_script": "dead", "pause_min_dead": 5, "pause_s": 600.0})
+    async with surroundings(script) as around, around.running(DeliverRole):
+        for _ in range(5):
+            await around.send(id=new_id(), to=["alice"], title="Hi", channels=["stub"], sender="bad")
+        assert await stages(around, 5) == ["dead"] * 5
+        await around.send(id=new_id(), to=["alice"], title="Hi", channels=["stub"], sender="bad")
+        await around.send(id=new_id(), to=["alice"], title="Hi", channels=["stub"], sender="other")
+        assert sorted(await stages(around, 7)) == ["dead"] * 6 + ["retry_wait"]
+        (waiting,) = [event for event in await around.events() if event.stage == "retry_wait"]
+        assert (waiting.reason, waiting.attempt) == ("sender_paused", 1)
+        assert not around.failures
+
+
 async def test_a_bug_in_a_channel_is_retried_and_stops_nobody_else(settings: Settings) -> None:
     script = settings.model_copy(update={"stub_script": "raise,done"})
     async with surroundings(script) as around, around.running(DeliverRole):

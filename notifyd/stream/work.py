@@ -9,13 +9,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Protocol
+from typing import Final, Protocol
 
+from notifyd.errors import PermanentError
 from notifyd.log import get_logger
 from notifyd.stream.batch import Batch, Record
 from notifyd.stream.engine import Agent, EngineOptions
 
 _log = get_logger()
+
+#: So many surprises are set aside before it matters how much works beside them.
+_SURPRISES_ALLOWED: Final = 20
+#: Records that the share of surprises is judged by, at least half of it.
+_TRUST_MEMORY: Final = 2000
 
 RecordWork = Callable[[Batch, Record], Awaitable[None]]
 BatchWork = Callable[[Batch], Awaitable[None]]
@@ -41,6 +47,7 @@ def work_on_records(
     overtake each other freely.
     """
     slots = _Slots(concurrency)
+    edge = _Edge(options, on_surprise)
     tails: dict[tuple[int, bytes], asyncio.Task[None]] = {}
 
     async def run(batch: Batch, record: Record, before: asyncio.Task[None] | None) -> None:
@@ -51,8 +58,10 @@ def work_on_records(
         except LeftUndone:
             return
         except Exception as error:  # the agent's outer edge: every failure becomes an outcome
-            if not await _outcome(options, batch, record, error, on_surprise):
+            if not await edge.outcome(batch, record, error):
                 return
+        else:
+            edge.worked(1)
         batch.ack(record.offset)
 
     def after(task: asyncio.Task[None], record: Record) -> None:
@@ -107,25 +116,56 @@ class _Slots:
             self._waiter.set_result(None)
 
 
-async def _outcome(
-    options: EngineOptions, batch: Batch, record: Record, error: Exception, on_surprise: OnSurprise
-) -> bool:
-    """Turn a surprise into an outcome; false where that failed too and the role has to end."""
-    options.metrics.handler_failures.labels(options.role, batch.tp.topic).inc()
-    _log.error(
-        "handler_failed",
-        role=options.role,
-        topic=batch.tp.topic,
-        partition=batch.tp.partition,
-        offset=record.offset,
-        exc_info=error,
+class _Edge:
+    """The outer edge of an agent: what fails unforeseen becomes an outcome here, or ends the role.
+
+    A broken deploy must not set a whole topic aside: where most of what came lately was a
+    surprise, the role ends with its records unacknowledged.
+    """
+
+    def __init__(self, options: EngineOptions, on_surprise: OnSurprise) -> None:
+        self._options = options
+        self._on_surprise = on_surprise
+        self._done = 0
+        self._failed = 0
+
+    def worked(self, count: int) -> None:
+        """Note records that were worked on."""
+        self._done += count
+        if self._done > _TRUST_MEMORY:
+            self._done //= 2
+            self._failed //= 2
+
+    async def outcome(self, batch: Batch, record: Record, error: Exception) -> bool:
+        """Turn a surprise into an outcome; false where the role has to end instead."""
+        options, topic = self._options, batch.tp.topic
+        options.metrics.handler_failures.labels(options.role, topic).inc()
+        _log.error(
+            "handler_failed",
+            role=options.role,
+            topic=topic,
+            partition=batch.tp.partition,
+            offset=record.offset,
+            exc_info=error,
+        )
+        self._failed += 1
+        if self._failed > max(_SURPRISES_ALLOWED, self._done):
+            options.fail(_broken(topic, error))
+            return False
+        try:
+            await self._on_surprise(record, error)
+        except Exception as failure:
+            options.fail(failure)
+            return False
+        return True
+
+
+def _broken(topic: str, error: Exception) -> PermanentError:
+    return PermanentError(
+        f"most records of {topic} fail unforeseen, the last with {type(error).__name__}: {error}",
+        reason="handler_error",
+        remedy="nothing more is set aside: mend it or roll back, and the role goes on where it stopped",
     )
-    try:
-        await on_surprise(record, error)
-    except Exception as failure:
-        options.fail(failure)
-        return False
-    return True
 
 
 def work_on_batches(
@@ -137,6 +177,7 @@ def work_on_batches(
     record by record, so that what cannot be handled is the only thing set aside.
     """
     slots = asyncio.Semaphore(concurrency)
+    edge = _Edge(options, on_surprise)
     tails: dict[object, asyncio.Task[None]] = {}
 
     async def run(batch: Batch, before: asyncio.Task[None] | None) -> None:
@@ -152,11 +193,12 @@ def work_on_batches(
             except Exception as error:
                 await one_by_one(batch, error)
             else:
+                edge.worked(len(batch.records))
                 batch.ack_all()
 
     async def one_by_one(batch: Batch, error: Exception) -> None:
         if len(batch.records) == 1:
-            if await _outcome(options, batch, batch.records[0], error, on_surprise):
+            if await edge.outcome(batch, batch.records[0], error):
                 await skip(batch)
             return
         for part in batch.split():
@@ -165,10 +207,11 @@ def work_on_batches(
             except LeftUndone:
                 return
             except Exception as failure:
-                if not await _outcome(options, batch, part.records[0], failure, on_surprise):
+                if not await edge.outcome(batch, part.records[0], failure):
                     return
                 await skip(part)
             else:
+                edge.worked(1)
                 part.ack_all()
 
     async def skip(part: Batch) -> None:

@@ -153,3 +153,50 @@ async def test_a_draining_partition_begins_nothing_that_is_queued() -> None:
     running.cancel()
     assert begun == [0, 1]
     assert flow.uncommitted == 2
+
+
+async def test_a_broken_deploy_ends_the_role_rather_than_set_the_topic_aside() -> None:
+    failures: list[Exception] = []
+    aside: list[int] = []
+
+    async def work(batch: Batch, record: Record) -> None:
+        raise FileNotFoundError("query.sql")
+
+    async def surprise(record: Record, error: Exception) -> None:
+        aside.append(record.offset)
+
+    agent = work_on_records(options_of(failures), work, surprise, concurrency=10)
+    queue: asyncio.Queue[Batch] = asyncio.Queue()
+    running = asyncio.ensure_future(agent(stream_of(queue)))
+    flow = flow_of()
+    queue.put_nowait(batch_of(flow, 60))
+    for _ in range(20):
+        await settle()
+    running.cancel()
+    assert len(aside) == 20
+    assert "query.sql" in str(failures[0])
+    assert flow.uncommitted == 20
+
+
+async def test_a_few_surprises_among_much_work_are_set_aside() -> None:
+    failures: list[Exception] = []
+    aside: list[int] = []
+
+    async def batch_work(batch: Batch) -> None:
+        if any(record.offset % 3 == 0 for record in batch.records):
+            raise ZeroDivisionError
+
+    async def surprise(record: Record, error: Exception) -> None:
+        aside.append(record.offset)
+
+    agent = work_on_batches(options_of(failures), batch_work, surprise, concurrency=1)
+    queue: asyncio.Queue[Batch] = asyncio.Queue()
+    running = asyncio.ensure_future(agent(stream_of(queue)))
+    flow = flow_of()
+    queue.put_nowait(batch_of(flow, 90))
+    for _ in range(40):
+        await settle()
+    running.cancel()
+    assert not failures
+    assert aside == list(range(0, 90, 3))
+    assert flow.uncommitted == 90

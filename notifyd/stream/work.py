@@ -11,7 +11,9 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final, Protocol
 
-from notifyd.errors import PermanentError
+from faust.types import TP
+
+from notifyd.errors import ConfigError, PermanentError
 from notifyd.log import get_logger
 from notifyd.stream.batch import Batch, Record
 from notifyd.stream.engine import Agent, EngineOptions
@@ -22,6 +24,8 @@ _log = get_logger()
 _SURPRISES_ALLOWED: Final = 20
 #: Records that the share of surprises is judged by, at least half of it.
 _TRUST_MEMORY: Final = 2000
+#: Permanent errors that are about the surroundings rather than about the record.
+_ENDS_THE_ROLE: Final = frozenset({"topic_missing", "not_authorised"})
 
 RecordWork = Callable[[Batch, Record], Awaitable[None]]
 BatchWork = Callable[[Batch], Awaitable[None]]
@@ -48,7 +52,7 @@ def work_on_records(
     """
     slots = _Slots(concurrency)
     edge = _Edge(options, on_surprise)
-    tails: dict[tuple[int, bytes], asyncio.Task[None]] = {}
+    tails: dict[tuple[TP, bytes], asyncio.Task[None]] = {}
 
     async def run(batch: Batch, record: Record, before: asyncio.Task[None] | None) -> None:
         if before is not None:
@@ -66,7 +70,7 @@ def work_on_records(
 
     def after(task: asyncio.Task[None], record: Record) -> None:
         slots.free()
-        place = (record.partition, record.key)
+        place = (TP(record.topic, record.partition), record.key)
         if tails.get(place) is task:
             del tails[place]
 
@@ -80,7 +84,7 @@ def work_on_records(
                     slots.free()
                     break
                 if record.key:
-                    place = (record.partition, record.key)
+                    place = (flow.tp, record.key)
                     before = tails.get(place)
                     tails[place] = flow.begin(run(batch, record, before), record, after)
                 else:
@@ -139,6 +143,10 @@ class _Edge:
     async def outcome(self, batch: Batch, record: Record, error: Exception) -> bool:
         """Turn a surprise into an outcome; false where the role has to end instead."""
         options, topic = self._options, batch.tp.topic
+        if isinstance(error, ConfigError) or getattr(error, "reason", "") in _ENDS_THE_ROLE:
+            # Not this record's fault: no other record would fare better, and a person has to act.
+            options.fail(error)
+            return False
         options.metrics.handler_failures.labels(options.role, topic).inc()
         _log.error(
             "handler_failed",

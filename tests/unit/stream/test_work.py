@@ -4,8 +4,10 @@ import asyncio
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
 
+import pytest
 from faust.types import TP
 
+from notifyd.errors import ConfigError, PermanentError
 from notifyd.metrics import Metrics
 from notifyd.settings import load_settings
 from notifyd.stream.batch import Batch, Record
@@ -153,6 +155,30 @@ async def test_a_draining_partition_begins_nothing_that_is_queued() -> None:
     running.cancel()
     assert begun == [0, 1]
     assert flow.uncommitted == 2
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConfigError("no table message", reason="database_schema"),
+        PermanentError("gone", reason="topic_missing"),
+    ],
+)
+async def test_an_error_of_the_surroundings_ends_the_role_and_blames_no_record(error: Exception) -> None:
+    failures: list[Exception] = []
+
+    async def work(batch: Batch, record: Record) -> None:
+        raise error
+
+    agent = work_on_records(options_of(failures), work, no_surprise, concurrency=10)
+    queue: asyncio.Queue[Batch] = asyncio.Queue()
+    running = asyncio.ensure_future(agent(stream_of(queue)))
+    flow = flow_of()
+    queue.put_nowait(batch_of(flow, 2))
+    await settle()
+    running.cancel()
+    assert failures[0] is error
+    assert flow.in_flight == 2
 
 
 async def test_a_broken_deploy_ends_the_role_rather_than_set_the_topic_aside() -> None:

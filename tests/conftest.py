@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
 
 # The fixtures are imported as a package from the repository's root, however pytest was called.
 _ROOT = Path(__file__).resolve().parent.parent
@@ -18,3 +23,21 @@ for _name in [
     name for name in os.environ if name.startswith("NOTIFYD_") and not name.startswith("NOTIFYD_TEST_")
 ]:
     del os.environ[_name]
+
+_configure = structlog.configure
+
+
+def _configure_for_tests(**options: Any) -> None:
+    # A logger that was cached keeps its processors for good, and `capture_logs` would not see it.
+    _configure(**{**options, "cache_logger_on_first_use": False})
+
+
+structlog.configure = _configure_for_tests
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was() -> Iterator[None]:
+    """Undo what a command that ran within the test process set up for its logs."""
+    yield
+    if structlog.is_configured():
+        structlog.reset_defaults()

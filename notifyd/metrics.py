@@ -54,6 +54,13 @@ class Metrics:
         self.lag = self._gauge(
             "notifyd_lag_records", "Records of a partition not yet committed.", "role", "topic", "partition"
         )
+        self.oldest = self._gauge(
+            "notifyd_oldest_in_flight_seconds",
+            "Age of about the oldest record read and not yet acked.",
+            "role",
+            "topic",
+            "partition",
+        )
         self.commits = self._counter("notifyd_commits_total", "Commits of offsets.", "role", "result")
         self.rebalances = self._counter("notifyd_rebalances_total", "Assignments received.", "role")
         self.handler_failures = self._counter(

@@ -8,6 +8,7 @@ so gives its partitions to others.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
@@ -307,6 +308,7 @@ class EngineConsumer(FaustSeams):
             if flow.position is not None:
                 self._last_position[flow.tp] = flow.position
             flow.close()
+            self._forget_metrics(flow.tp)
         self._leaving.difference_update(flows)
         self._options.metrics.drain.labels(self._options.role).observe(time.monotonic() - started)
 
@@ -349,11 +351,21 @@ class EngineConsumer(FaustSeams):
 
     def _observe(self) -> None:
         metrics, role = self._options.metrics, self._options.role
+        now_ms = time.time() * 1000
         for tp, flow in self.flows.items():
             labels = (role, tp.topic, str(tp.partition))
+            oldest_ms = flow.oldest_ms()
+            metrics.oldest.labels(*labels).set(max(0.0, now_ms - oldest_ms) / 1000 if oldest_ms else 0)
             metrics.in_flight.labels(*labels).set(flow.in_flight)
             if flow.position is not None:
                 metrics.lag.labels(*labels).set(max(0, self.highwater(tp) - flow.position) + flow.in_flight)
+
+    def _forget_metrics(self, tp: TP) -> None:
+        """A partition that is another's now must not show our last figures for ever."""
+        metrics = self._options.metrics
+        for gauge in (metrics.in_flight, metrics.lag, metrics.oldest):
+            with contextlib.suppress(KeyError):
+                gauge.remove(self._options.role, tp.topic, str(tp.partition))
 
     # What Faust asks its consumer for
 

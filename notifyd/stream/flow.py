@@ -36,6 +36,8 @@ class PartitionFlow:
         self._ledger: PartitionLedger | None = None
         self._parked: deque[Record] = deque()
         self._handed_over = 0
+        # First offset and timestamp (ms) of each fetch that is not wholly acked.
+        self._fetches: deque[tuple[int, int]] = deque()
         self._tasks: dict[asyncio.Task[None], tuple[Record | Batch, AfterWork | None]] = {}
         self._is_draining = False
         self._idle: asyncio.Event | None = None
@@ -72,6 +74,16 @@ class PartitionFlow:
         """Records read and not acked, those that wait for their time included."""
         return self._ledger.in_flight if self._ledger is not None else 0
 
+    def oldest_ms(self) -> int | None:
+        """Timestamp (ms) of about the oldest record in flight: that of the first of its fetch."""
+        if self._ledger is None or not self.in_flight:
+            self._fetches.clear()
+            return None
+        held = self._ledger.committable
+        while len(self._fetches) > 1 and self._fetches[1][0] <= held:
+            self._fetches.popleft()
+        return self._fetches[0][1] if self._fetches else None
+
     @property
     def position(self) -> int | None:
         """The offset to be read next."""
@@ -84,6 +96,7 @@ class PartitionFlow:
             self._ledger.skip_to(position)
             return None
         self._ledger.read([record.offset for record in records], position)
+        self._fetches.append((records[0].offset, records[0].timestamp))
         if not self._delay_ms:
             return self._batch(records, position)
         self._parked.extend(records)

@@ -61,6 +61,22 @@ def test_the_parts_of_a_batch_cover_it() -> None:
     ]
 
 
+def test_the_age_of_a_partition_is_that_of_its_oldest_fetch_in_flight() -> None:
+    flow, _ = flow_of()
+    assert flow.oldest_ms() is None
+    first = flow.take([record(0, 1000), record(1, 1500)], 2, 0)
+    second = flow.take([record(2, 3000)], 3, 0)
+    assert first is not None
+    assert second is not None
+    second.ack_all()
+    assert flow.oldest_ms() == 1000
+    flow.take([record(3, 4000)], 4, 0)
+    first.ack_all()
+    assert flow.oldest_ms() == 4000
+    flow.ack(3)
+    assert flow.oldest_ms() is None
+
+
 def test_a_delayed_partition_hands_over_what_is_due_and_in_order() -> None:
     flow, _ = flow_of(delay_s=5)
     assert flow.take([record(0, 1000), record(1, 2000), record(2, 9000)], 3, 5999) is None

@@ -13,6 +13,7 @@ import uvloop
 from aiokafka import AIOKafkaConsumer
 
 from notifyd.metrics import Metrics
+from notifyd.roles.collector import calm_collector
 from notifyd.settings import load_settings
 from notifyd.stream.batch import Batch, Record
 from notifyd.stream.engine import EngineApp, EngineOptions
@@ -125,6 +126,8 @@ async def main() -> None:
     """Run the variant that the arguments name."""
     name, servers, topic, count = sys.argv[1:5]
     clock = Clock(int(count))
+    # As a notifyd process does; the anchors get it too.
+    calm_collector()
     if name == "plain":
         await plain(servers, topic, clock)
     elif name == "faust":

@@ -1,7 +1,7 @@
 """One process of notifyd: its servers, its producer, its roles, and an end that always comes.
 
-Signals: the first SIGTERM or SIGINT drains, the second SIGINT ends at once. A watchdog in a
-thread of its own ends the process with 70 after the grace time, also when the event loop hangs.
+Signals: the first SIGTERM or SIGINT drains, a later SIGINT ends at once. A watchdog in a thread
+of its own ends the process with 70 after the grace time, also when the event loop hangs.
 """
 
 from __future__ import annotations
@@ -9,11 +9,10 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import sys
-import threading
 import time
-from collections.abc import Callable, Coroutine, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
+from types import FrameType
 from typing import Any, Final, TypeVar
 
 import uvloop
@@ -21,19 +20,23 @@ import uvloop
 from notifyd.errors import PermanentError
 from notifyd.http.health import Health
 from notifyd.http.server import HttpServer, admin_app, public_app
-from notifyd.log import configure_logging, get_logger
+from notifyd.log import configure_logging, get_logger, is_json
 from notifyd.message.envelope import Limits
 from notifyd.metrics import Metrics
+from notifyd.roles.collector import calm_collector
 from notifyd.roles.context import Role, RoleContext
 from notifyd.roles.names import describe_roles
+from notifyd.roles.watchdog import Watchdog
 from notifyd.settings import Settings
+from notifyd.stream.clients import bootstrap_hosts
 from notifyd.stream.producer import Producer
 from notifyd.stream.topics import Topics, read_incarnation
 from notifyd.version import VERSION
 
-EXIT_INTERNAL: Final = 70
-
 _PUBLIC_ROLES: Final = frozenset({"ws", "api"})
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+#: What the drain left of its time is for the last records; at least this.
+_FLUSH_AT_LEAST_S: Final = 1.0
 _T = TypeVar("_T")
 
 
@@ -44,8 +47,24 @@ def run(settings: Settings, roles: Sequence[str]) -> int:
     what a person has to mend: a port in use, a refused password, missing topics.
     """
     configure_logging(settings, pod=settings.pod_name)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_Process(settings, roles).main())
+    process = _Process(settings, roles)
+    try:
+        with _signals_kept(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(process.main())
+    finally:
+        # Not before the loop is closed: a task that does not hear its cancellation keeps it open.
+        process.watchdog.disarm()
+
+
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Give the signals back to whom they belonged, `notifyd dev` for example."""
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class _Stopped(Exception):
@@ -62,12 +81,21 @@ class _Process:
         self._roles: list[Role] = []
         self._signals = 0
         self._stop = asyncio.Event()
+        self._stopped_at = 0.0
+        self._is_started = False
         self._failure: Exception | None = None
+        self.watchdog = Watchdog(settings.grace_s, self._last_words)
 
     async def main(self) -> int:
+        self._check()
+        self.watchdog.start()
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in _SIGNALS:
             loop.add_signal_handler(number, self._on_signal, number)
+            # The loop's callback waits for its turn, which a handler that blocks the loop never
+            # gives; this one does not.
+            signal.signal(number, self._on_signal_at_once)
+            signal.siginterrupt(number, False)
         async with AsyncExitStack() as stack:
             admin, public = await self._listen(stack)
             self._log.info(
@@ -81,18 +109,31 @@ class _Process:
             stack.push_async_callback(_end, watching)
             try:
                 await self._until_stopped(self._start(stack, public))
+                calm_collector()
+                self._is_started = True
                 self._log.info("started", roles=describe_roles(self._names))
                 await self._stop.wait()
             except _Stopped:
                 pass
-            self._health.is_stopping = True
+            except Exception as error:  # what began is ended in order, whatever the rest failed with
+                self._fail(error)
             await self._stop_roles()
         if self._failure is not None:
             raise self._failure
-        self._log.info("stopped", roles=describe_roles(self._names))
+        left = self._last_words()
+        if left:
+            self._log.error("does_not_end", running=left[:50], detail="the watchdog will end the process")
+        else:
+            self._log.info("stopped", roles=describe_roles(self._names))
         return 0
 
     # Start
+
+    def _check(self) -> None:
+        """Judge the settings before anything is begun or waited for."""
+        bootstrap_hosts(self._settings)
+        for name in self._names:
+            _role_class(name).check(self._settings, self._metrics)
 
     async def _listen(self, stack: AsyncExitStack) -> tuple[HttpServer, HttpServer | None]:
         """Take both ports; the admin server answers from here on."""
@@ -112,7 +153,7 @@ class _Process:
         settings, metrics = self._settings, self._metrics
         producer = Producer(settings, metrics, client_id=f"notifyd-{settings.pod_name}")
         await producer.start()
-        stack.push_async_callback(producer.stop, settings.drain_s)
+        stack.push_async_callback(self._stop_producer, producer)
         # Only what serves the public port counts for it: a push must not wait for a database.
         app = public_app(lambda: self._health.waits_for(_PUBLIC_ROLES))
         context = RoleContext(
@@ -126,7 +167,7 @@ class _Process:
             fail=self._fail,
         )
         for name in self._names:
-            self._roles.append(_build(name)(context))
+            self._roles.append(_role_class(name)(context))
         self._health.started(list(self._roles))
         if public is not None:
             await public.start(app)
@@ -146,40 +187,51 @@ class _Process:
 
     # End
 
-    def _on_signal(self, number: int) -> None:
+    def _on_signal_at_once(self, number: int, frame: FrameType | None) -> None:
+        """Run by Python itself, also while the loop is stuck: nothing here may wait or log."""
         self._signals += 1
         if self._signals > 1 and number == signal.SIGINT:
             os._exit(128 + number)
-        if self._signals > 1:
-            return
-        self._log.info("stopping", signal=signal.Signals(number).name)
-        self._begin_stop()
+        self.watchdog.arm()
+
+    def _on_signal(self, number: int) -> None:
+        """Run by the loop."""
+        if not self._stop.is_set():
+            self._log.info("stopping", signal=signal.Signals(number).name)
+            self._begin_stop()
 
     def _fail(self, error: Exception) -> None:
         """End the process with `error`; called by engines and roles."""
-        if self._failure is None:
-            self._failure = error
+        if self._failure is not None:
+            return
+        self._failure = error
+        # Who called the command gets a line of text at the end; at a terminal it would only say it twice.
+        if self._is_started or is_json(self._settings):
             self._log.error("role_failed", error=str(error), reason=getattr(error, "reason", "internal"))
-            self._begin_stop()
+        self._begin_stop()
 
     def _begin_stop(self) -> None:
-        self._health.is_stopping = True
-        self._stop.set()
-        _start_watchdog(self._settings.grace_s, self._last_words)
+        if not self._stop.is_set():
+            self._health.is_stopping = True
+            self._stopped_at = time.monotonic()
+            self._stop.set()
+            self.watchdog.arm()
 
     async def _stop_roles(self) -> None:
-        if not self._stop.is_set():
-            self._begin_stop()
         results = await asyncio.gather(*(role.stop() for role in self._roles), return_exceptions=True)
         for role, result in zip(self._roles, results, strict=True):
             if isinstance(result, BaseException):
                 self._log.error("stop_failed", role=role.name, exc_info=result)
 
+    async def _stop_producer(self, producer: Producer) -> None:
+        spent_s = time.monotonic() - self._stopped_at
+        await producer.stop(max(_FLUSH_AT_LEAST_S, self._settings.drain_s - spent_s))
+
     def _last_words(self) -> list[str]:
         return [f"{role.name}: {what}" for role in self._roles for what in role.running]
 
 
-def _build(name: str) -> Callable[[RoleContext], Role]:
+def _role_class(name: str) -> type[Role]:
     """Load a role; a process loads only what it runs."""
     if name == "deliver":
         from notifyd.roles.deliver import DeliverRole
@@ -199,14 +251,3 @@ def _build(name: str) -> Callable[[RoleContext], Role]:
 async def _end(task: asyncio.Task[Any]) -> None:
     task.cancel()
     await asyncio.wait({task})
-
-
-def _start_watchdog(grace_s: float, last_words: Callable[[], list[str]]) -> None:
-    def watch() -> None:
-        time.sleep(grace_s)
-        running = last_words()
-        get_logger().error("watchdog_ended_the_process", after_s=grace_s, running=running[:50], exit_code=70)
-        sys.stderr.flush()
-        os._exit(EXIT_INTERNAL)
-
-    threading.Thread(target=watch, name="notifyd-watchdog", daemon=True).start()

@@ -12,9 +12,6 @@ from faust.types import TP
 from notifyd.stream.batch import Batch, Record
 from notifyd.stream.ledger import PartitionLedger
 
-#: Called with a task that has ended and what it worked on.
-AfterWork = Callable[[asyncio.Task[None], Any], None]
-
 
 class PartitionFlow:
     """One partition for as long as it is ours (an epoch), from its assignment to its end.
@@ -31,6 +28,8 @@ class PartitionFlow:
     def __init__(self, tp: TP, *, window: int, delay_s: float = 0.0, on_change: Callable[[], None]) -> None:
         self.tp = tp
         self._window = window
+        # Reading goes on once a quarter of the window is free: not record by record, at each ack.
+        self._resume_at = window - max(1, window // 4)
         self._delay_ms = int(delay_s * 1000)
         self._on_change = on_change
         self._ledger: PartitionLedger | None = None
@@ -38,7 +37,10 @@ class PartitionFlow:
         self._handed_over = 0
         # First offset and timestamp (ms) of each fetch that is not wholly acked.
         self._fetches: deque[tuple[int, int]] = deque()
-        self._tasks: dict[asyncio.Task[None], tuple[Record | Batch, AfterWork | None]] = {}
+        self._tasks: dict[
+            asyncio.Task[None], tuple[Record | Batch, Callable[[], None] | None, bytes | None]
+        ] = {}
+        self._tails: dict[bytes, asyncio.Task[None]] = {}
         self._is_draining = False
         self._idle: asyncio.Event | None = None
 
@@ -65,9 +67,9 @@ class PartitionFlow:
     @property
     def room(self) -> int:
         """How many records may be read now; 0 pauses the partition."""
-        if not self.is_live or self._parked:
+        if self._parked or not self.is_live or self.in_flight > self._resume_at:
             return 0
-        return max(0, self._window - self.in_flight)
+        return self._window - self.in_flight
 
     @property
     def in_flight(self) -> int:
@@ -129,10 +131,7 @@ class PartitionFlow:
     def ack(self, offset: int) -> None:
         """Acknowledge one record; does nothing once the partition is gone."""
         ledger = self._ledger
-        if ledger is None:
-            return
-        was_full = ledger.in_flight >= self._window
-        if ledger.ack(offset) and was_full:
+        if ledger is not None and ledger.ack(offset) and ledger.in_flight == self._resume_at:
             self._on_change()
 
     def ack_all(self, records: Sequence[Record]) -> None:
@@ -140,9 +139,9 @@ class PartitionFlow:
         ledger = self._ledger
         if ledger is None:
             return
-        was_full = ledger.in_flight >= self._window
+        was_paused = ledger.in_flight > self._resume_at
         ledger.ack_all([record.offset for record in records])
-        if was_full:
+        if was_paused and ledger.in_flight <= self._resume_at:
             self._on_change()
 
     @property
@@ -158,30 +157,44 @@ class PartitionFlow:
     # Work
 
     def begin(
-        self, work: Coroutine[Any, Any, None], on: Record | Batch, after: AfterWork | None = None
+        self,
+        work: Coroutine[Any, Any, None],
+        on: Record | Batch,
+        after: Callable[[], None] | None = None,
+        key: bytes | None = None,
     ) -> asyncio.Task[None]:
         """Run `work` as a task of this epoch: it is waited for in a drain, then cancelled.
 
         `on` is the record or batch that it works on, for `running`. `after` is called when the
         task has ended, also when it was cancelled before its first step, in which no `finally`
-        of its own would run.
+        of its own would run. With a `key` it is the one that the next of that key waits for.
         """
         task = asyncio.create_task(work)
-        self._tasks[task] = (on, after)
+        self._tasks[task] = (on, after, key)
+        if key is not None:
+            self._tails[key] = task
         task.add_done_callback(self._ended)
         return task
 
+    def last_of(self, key: bytes) -> asyncio.Task[None] | None:
+        """The newest task of this key that is still at work."""
+        return self._tails.get(key)
+
     def _ended(self, task: asyncio.Task[None]) -> None:
-        on, after = self._tasks.pop(task)
+        _, after, key = self._tasks.pop(task)
+        if key is not None and self._tails[key] is task:
+            del self._tails[key]
         if after is not None:
-            after(task, on)
+            after()
         if not self._tasks and self._idle is not None:
             self._idle.set()
 
     @property
     def running(self) -> list[str]:
         """What is still at work, as topic:partition@offset."""
-        offsets = sorted(on.start if isinstance(on, Batch) else on.offset for on, _ in self._tasks.values())
+        offsets = sorted(
+            on.start if isinstance(on, Batch) else on.offset for on, _, _ in self._tasks.values()
+        )
         return [f"{self.tp.topic}:{self.tp.partition}@{offset}" for offset in offsets]
 
     # End

@@ -11,8 +11,6 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final, Protocol
 
-from faust.types import TP
-
 from notifyd.errors import ConfigError, PermanentError
 from notifyd.log import get_logger
 from notifyd.stream.batch import Batch, Record
@@ -52,7 +50,6 @@ def work_on_records(
     """
     slots = _Slots(concurrency)
     edge = _Edge(options, on_surprise)
-    tails: dict[tuple[TP, bytes], asyncio.Task[None]] = {}
 
     async def run(batch: Batch, record: Record, before: asyncio.Task[None] | None) -> None:
         if before is not None:
@@ -66,13 +63,7 @@ def work_on_records(
                 return
         else:
             edge.worked(1)
-        batch.ack(record.offset)
-
-    def after(task: asyncio.Task[None], record: Record) -> None:
-        slots.free()
-        place = (TP(record.topic, record.partition), record.key)
-        if tails.get(place) is task:
-            del tails[place]
+        batch.flow.ack(record.offset)
 
     async def agent(stream: AsyncIterator[Batch]) -> None:
         async for batch in stream:
@@ -83,12 +74,9 @@ def work_on_records(
                 if not flow.is_live:
                     slots.free()
                     break
-                if record.key:
-                    place = (flow.tp, record.key)
-                    before = tails.get(place)
-                    tails[place] = flow.begin(run(batch, record, before), record, after)
-                else:
-                    flow.begin(run(batch, record, None), record, after)
+                key = record.key or None
+                before = flow.last_of(key) if key else None
+                flow.begin(run(batch, record, before), record, slots.free, key)
 
     return agent
 

@@ -39,6 +39,18 @@ def test_a_full_window_pauses_the_partition_and_an_ack_wakes_the_reader() -> Non
     assert wakes
 
 
+def test_reading_goes_on_once_a_quarter_of_the_window_is_free_and_wakes_once() -> None:
+    flow, wakes = flow_of(window=8)
+    batch = flow.take([record(n) for n in range(8)], 8, 0)
+    assert batch is not None
+    batch.ack(0)
+    assert (flow.room, wakes) == (0, [])
+    batch.ack(1)
+    assert (flow.room, wakes) == (2, [1])
+    batch.ack_all()
+    assert (flow.room, wakes) == (8, [1])
+
+
 def test_batches_join_without_gaps_where_the_log_has_holes() -> None:
     flow, _ = flow_of()
     first = flow.take([record(1), record(3)], 6, 0)

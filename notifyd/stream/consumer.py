@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any, cast
 
 import aiokafka
@@ -43,10 +43,17 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
         self._consumer = consumer
 
     async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
-        await self._consumer.on_partitions_revoked(_tps(revoked))
+        await self._ending_the_role(self._consumer.on_partitions_revoked(_tps(revoked)))
 
     async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
-        await self._consumer.on_partitions_assigned(_tps(assigned))
+        await self._ending_the_role(self._consumer.on_partitions_assigned(_tps(assigned)))
+
+    async def _ending_the_role(self, call: Coroutine[Any, Any, None]) -> None:
+        """aiokafka would log an error and go on, as the owner of partitions that nobody reads."""
+        try:
+            await call
+        except Exception as error:
+            self._consumer.fail(error)
 
 
 def _tps(partitions: Iterable[Any]) -> set[TP]:
@@ -155,12 +162,27 @@ class EngineConsumer(FaustSeams):
         if self._client is not None:
             await self._client.stop()
 
+    def fail(self, error: BaseException) -> None:
+        """End the role, unless it is ending already; nothing in here may die in silence."""
+        if not self._is_stopping:
+            self._options.fail(error if isinstance(error, Exception) else _broken(error))
+
     # Reading
 
     async def _drain_messages(self, fetcher: Any) -> None:
         """Read until stopped; run by Faust's `Fetcher`. One event is one batch."""
-        assert self._poller is not None
         should_stop = cast(Service, fetcher)._stopped.is_set
+        try:
+            await self._read(should_stop)
+        except asyncio.CancelledError as error:
+            if not should_stop():
+                self.fail(error)
+            raise
+        except Exception as error:
+            self.fail(error)
+
+    async def _read(self, should_stop: Callable[[], bool]) -> None:
+        assert self._poller is not None
         failures = 0
         while not (should_stop() or self._stopped.is_set()):
             try:
@@ -173,8 +195,7 @@ class EngineConsumer(FaustSeams):
                 return
             except KafkaError as error:
                 if not error.retriable:
-                    self._options.fail(_cannot_read(error))
-                    return
+                    raise _cannot_read(error) from error
                 failures += 1
                 _log.warning("poll_failed", error=repr(error), failures=failures)
                 await asyncio.sleep(backoff_s(failures))
@@ -272,14 +293,14 @@ class EngineConsumer(FaustSeams):
                 )
                 break
             except PermanentError as error:
-                self._options.fail(error)
+                self.fail(error)
                 return
             except (KafkaError, NotifydError, OSError) as error:
                 _log.warning("waiting_for_places", role=self._options.role, error=str(error) or repr(error))
                 await asyncio.sleep(backoff_s(attempt))
                 attempt += 1
             except Exception as error:  # a task that ends unseen would leave its partitions unread
-                self._options.fail(error)
+                self.fail(error)
                 return
         for tp, flow in waiting.items():
             if self.flows.get(tp) is flow:
@@ -334,6 +355,12 @@ class EngineConsumer(FaustSeams):
         except (KafkaError, TimeoutError) as error:
             counter.labels(role, "failed").inc()
             _log.warning("commit_failed", role=role, error=repr(error))
+            found = as_notifyd_error(error, "committing offsets")
+            if not isinstance(found, TransientError):
+                self.fail(found)
+            return False
+        except Exception as error:  # its caller's task would end, and with it all commits
+            self.fail(error)
             return False
         for flow, offset in due.items():
             flow.committed(offset)
@@ -407,6 +434,14 @@ def _cannot_read(error: KafkaError) -> PermanentError:
         f"Kafka refuses to be read: {error!r}",
         reason="broker_refused",
         remedy="check the topics and what this client is allowed to",
+    )
+
+
+def _broken(error: BaseException) -> PermanentError:
+    return PermanentError(
+        f"reading from Kafka ended while it was needed: {error!r}",
+        reason="engine_broken",
+        remedy="what was not acknowledged is read again after a restart; please report it",
     )
 
 

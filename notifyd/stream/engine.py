@@ -1,12 +1,13 @@
 """The Faust app of a role: Faust's apps, agents and services over our own reading and acking.
 
 Seams used, each with a test of its own: `App._new_transport`, `App._on_partitions_assigned`,
-`App._create_directories`, `App._producer_flush`, `BootStrategy.server`, `Transport.Consumer`,
+`App._create_directories`, `App._producer_flush`, `App._crash`, `BootStrategy.server`, `Transport.Consumer`,
 `Consumer._drain_messages`, `Schema.compile`, `App._fetcher`.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -18,6 +19,7 @@ from faust.transport.drivers.aiokafka import Transport
 from faust.types import TP
 from yarl import URL
 
+from notifyd.errors import PermanentError
 from notifyd.metrics import Metrics
 from notifyd.settings import Settings
 from notifyd.stream.batch import Batch
@@ -104,9 +106,25 @@ class EngineApp(faust.App):
         cast(Any, self.tables)._tables_registered.set()
 
     def add_agent(self, topics: Sequence[str], agent: Agent, *, name: str) -> None:
-        """Run `agent` over the batches of these topics."""
+        """Run `agent` over the batches of these topics.
+
+        An agent that ends while the role runs ends the role: Faust would start another in its
+        place and what the first had taken would stay unacked, in silence.
+        """
+
+        async def guarded(stream: AsyncIterator[Batch]) -> None:
+            error: BaseException | None = None
+            try:
+                await agent(stream)
+            except (Exception, asyncio.CancelledError) as caught:
+                error = caught
+            if not self.should_stop:
+                self.options.fail(_ended(f"agent {name}", error))
+            elif isinstance(error, asyncio.CancelledError):
+                raise error
+
         channel = self.topic(*topics, schema=BatchSchema(), acks=False)
-        self.agent(channel, name=name)(cast(Any, agent))
+        self.agent(channel, name=name)(cast(Any, guarded))
 
     @property
     def engine_consumer(self) -> EngineConsumer:
@@ -137,6 +155,12 @@ class EngineApp(faust.App):
 
     # Seams
 
+    def _crash(self, reason: BaseException) -> None:
+        """A service of Faust's has crashed, which marks all above it and tells nobody."""
+        super()._crash(reason)
+        if not self._stopped.is_set():
+            self.options.fail(reason if isinstance(reason, Exception) else _ended("a service", reason))
+
     def _new_transport(self) -> EngineTransport:
         return EngineTransport([URL("kafka://unused")], self)
 
@@ -157,3 +181,12 @@ class EngineApp(faust.App):
 
     async def _producer_flush(self, logger: Any) -> None:
         """There is no producer of Faust's here."""
+
+
+def _ended(what: str, error: BaseException | None) -> PermanentError:
+    why = f": {type(error).__name__}: {error}" if error is not None else ""
+    return PermanentError(
+        f"{what} of the engine ended while it was needed{why}",
+        reason="engine_broken",
+        remedy="what was not acknowledged is read again after a restart; please report it",
+    )

@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from aiokafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
+from aiokafka.errors import ConsumerStoppedError, NoOffsetForPartitionError, OffsetOutOfRangeError
 from aiokafka.structs import TopicPartition
 from faust.types import TP
 
+from notifyd.errors import PermanentError
 from notifyd.log import get_logger
 from notifyd.stream.batch import Batch
 from notifyd.stream.flow import PartitionFlow
@@ -45,7 +46,8 @@ class Poller:
         self._reopen = reopen
         self._wake = asyncio.Event()
         self._rotation = 0
-        self.polled_at = time.monotonic()
+        #: `None` before the first poll: until the group is joined there is nothing to poll.
+        self.polled_at: float | None = None
 
     def wake(self) -> None:
         """End a wait: something may be read again."""
@@ -54,14 +56,29 @@ class Poller:
     def poll(self) -> list[PartitionFlow]:
         """Begin a round: the flows in the order to serve them, which moves on each time.
 
-        Raises `KafkaError` when aiokafka's coordination has failed.
+        Raises `KafkaError` when aiokafka's coordination has failed, `PermanentError` when one
+        of its tasks has ended: without them nothing is fetched or joined again, in silence.
         """
+        self._check_tasks()
         self._client._coordinator.check_errors()
         self.polled_at = time.monotonic()
         flows = list(self._flows.values())
         if flows:
             self._rotation = (self._rotation + 1) % len(flows)
         return flows[self._rotation :] + flows[: self._rotation]
+
+    def _check_tasks(self) -> None:
+        if self._client._closed:
+            raise ConsumerStoppedError
+        coordination = self._client._coordinator._coordination_task
+        for name, task in (("coordination", coordination), ("fetch", self._client._fetcher._fetch_task)):
+            if task.done():
+                error = None if task.cancelled() else task.exception()
+                raise PermanentError(
+                    f"the {name} task of aiokafka has ended" + (f": {error!r}" if error else ""),
+                    reason="engine_broken",
+                    remedy="what was not acknowledged is read again after a restart; please report it",
+                ) from error
 
     async def take(self, flow: PartitionFlow) -> Batch | None:
         """Return the next batch of a flow: records that are due, or freshly fetched; never waits."""
@@ -76,7 +93,7 @@ class Poller:
         subscriptions = self._client._subscription
         if subscriptions.reassignment_in_progress or not subscriptions.is_assigned(tp):
             return None
-        error: KafkaError | None = None
+        error: Exception | None = None
         records: list[Any] = []
         with subscriptions.fetch_context():
             # The context loses count when an exception passes through it.
@@ -84,7 +101,7 @@ class Poller:
                 # Never an empty set here: it would mean all partitions.
                 got = await self._client._fetcher.fetched_records({tp}, timeout=0, max_records=limit)
                 records = got.get(tp, [])
-            except KafkaError as caught:
+            except Exception as caught:  # of a codec, too; raised below, or handled
                 error = caught
         if error is not None:
             self._on_error(flow, error)
@@ -92,7 +109,7 @@ class Poller:
         position = subscriptions.subscription.assignment.state_value(tp).position
         return flow.take(records, position, now_ms) if records or position != flow.position else None
 
-    def _on_error(self, flow: PartitionFlow, error: KafkaError) -> None:
+    def _on_error(self, flow: PartitionFlow, error: Exception) -> None:
         if isinstance(error, NoOffsetForPartitionError):
             return  # from before the place was set; the next fetch has one
         if not isinstance(error, OffsetOutOfRangeError):

@@ -19,6 +19,7 @@ from faust.serializers.schemas import Schema
 from faust.transport.conductor import Conductor
 from faust.transport.consumer import Consumer, Fetcher
 from faust.transport.drivers.aiokafka import Transport
+from mode import Service
 
 from notifyd.metrics import Metrics
 from notifyd.settings import load_settings
@@ -141,3 +142,19 @@ def test_reading_ends_before_the_listener_hears_that_partitions_are_given_back()
     assert source.index("begin_reassignment") < source.index("on_partitions_revoked")
     # Commits are judged by the assignment, which is still there: the listener may commit.
     assert "reassignment_in_progress" not in inspect.getsource(aiokafka.AIOKafkaConsumer.commit)
+
+
+def test_the_tasks_of_aiokafka_whose_end_nobody_else_would_notice() -> None:
+    assert "self._coordination_task = create_task(" in inspect.getsource(GroupCoordinator.__init__)
+    assert "self._fetch_task = create_task(" in inspect.getsource(AioFetcher.__init__)
+    assert "self._closed = True" in inspect.getsource(aiokafka.AIOKafkaConsumer.stop)
+
+
+def test_a_crash_of_a_service_reaches_the_app_and_nobody_else() -> None:
+    source = inspect.getsource(Service.crash)
+    assert "child._crash(reason)" in source
+    assert parameters(Service._crash) == ["self", "reason"]
+
+
+def test_aiokafka_logs_and_forgets_an_error_of_a_rebalance_listener() -> None:
+    assert "except Exception:" in inspect.getsource(GroupCoordinator._on_join_complete)

@@ -37,10 +37,9 @@ class PartitionFlow:
         self._handed_over = 0
         # First offset and timestamp (ms) of each fetch that is not wholly acked.
         self._fetches: deque[tuple[int, int]] = deque()
-        self._tasks: dict[
-            asyncio.Task[None], tuple[Record | Batch, Callable[[], None] | None, bytes | None]
-        ] = {}
-        self._tails: dict[bytes, asyncio.Task[None]] = {}
+        self._tasks: dict[asyncio.Task[None], tuple[Record | Batch, Callable[[], None] | None]] = {}
+        #: Records in line behind one of the same key that is being worked on.
+        self.lines: dict[bytes, deque[tuple[Batch, Record]]] = {}
         self._is_draining = False
         self._idle: asyncio.Event | None = None
 
@@ -157,33 +156,21 @@ class PartitionFlow:
     # Work
 
     def begin(
-        self,
-        work: Coroutine[Any, Any, None],
-        on: Record | Batch,
-        after: Callable[[], None] | None = None,
-        key: bytes | None = None,
+        self, work: Coroutine[Any, Any, None], on: Record | Batch, after: Callable[[], None] | None = None
     ) -> asyncio.Task[None]:
         """Run `work` as a task of this epoch: it is waited for in a drain, then cancelled.
 
         `on` is the record or batch that it works on, for `running`. `after` is called when the
         task has ended, also when it was cancelled before its first step, in which no `finally`
-        of its own would run. With a `key` it is the one that the next of that key waits for.
+        of its own would run.
         """
         task = asyncio.create_task(work)
-        self._tasks[task] = (on, after, key)
-        if key is not None:
-            self._tails[key] = task
+        self._tasks[task] = (on, after)
         task.add_done_callback(self._ended)
         return task
 
-    def last_of(self, key: bytes) -> asyncio.Task[None] | None:
-        """The newest task of this key that is still at work."""
-        return self._tails.get(key)
-
     def _ended(self, task: asyncio.Task[None]) -> None:
-        _, after, key = self._tasks.pop(task)
-        if key is not None and self._tails[key] is task:
-            del self._tails[key]
+        _, after = self._tasks.pop(task)
         if after is not None:
             after()
         if not self._tasks and self._idle is not None:
@@ -192,9 +179,7 @@ class PartitionFlow:
     @property
     def running(self) -> list[str]:
         """What is still at work, as topic:partition@offset."""
-        offsets = sorted(
-            on.start if isinstance(on, Batch) else on.offset for on, _, _ in self._tasks.values()
-        )
+        offsets = sorted(on.start if isinstance(on, Batch) else on.offset for on, _ in self._tasks.values())
         return [f"{self.tp.topic}:{self.tp.partition}@{offset}" for offset in offsets]
 
     # End

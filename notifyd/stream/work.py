@@ -8,6 +8,7 @@ that fails the role ends, with its record unacknowledged for the next one.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final, Protocol
 
@@ -45,15 +46,13 @@ def work_on_records(
 ) -> Agent:
     """Return an agent that runs `work` for each record, `concurrency` at a time.
 
-    Records of one partition with the same key are worked on one after the other; others
-    overtake each other freely.
+    Records of one partition with the same key are worked on one after the other, in one place
+    for all of them, so that a busy key cannot take the places of others; those overtake freely.
     """
     slots = _Slots(concurrency)
     edge = _Edge(options, on_surprise)
 
-    async def run(batch: Batch, record: Record, before: asyncio.Task[None] | None) -> None:
-        if before is not None:
-            await asyncio.wait({before})
+    async def work_on(batch: Batch, record: Record) -> None:
         try:
             await work(batch, record)
         except LeftUndone:
@@ -65,18 +64,33 @@ def work_on_records(
             edge.worked(1)
         batch.flow.ack(record.offset)
 
+    async def work_on_line(batch: Batch, record: Record, line: deque[tuple[Batch, Record]]) -> None:
+        await work_on(batch, record)
+        while line:
+            if not batch.is_live:
+                return
+            await work_on(*line.popleft())
+        # In the step that found nobody in line: who comes next must begin a line of their own.
+        del batch.flow.lines[record.key]
+
     async def agent(stream: AsyncIterator[Batch]) -> None:
         async for batch in stream:
-            flow = batch.flow
+            flow, lines = batch.flow, batch.flow.lines
             for record in batch.records:
+                key = record.key
+                if key and (line := lines.get(key)) is not None:
+                    line.append((batch, record))
+                    continue
                 if not slots.take():
                     await slots.wait()
                 if not flow.is_live:
                     slots.free()
                     break
-                key = record.key or None
-                before = flow.last_of(key) if key else None
-                flow.begin(run(batch, record, before), record, slots.free, key)
+                if key:
+                    line = lines[key] = deque()
+                    flow.begin(work_on_line(batch, record, line), record, slots.free)
+                else:
+                    flow.begin(work_on(batch, record), record, slots.free)
 
     return agent
 

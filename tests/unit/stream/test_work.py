@@ -101,6 +101,75 @@ async def test_records_of_one_key_are_worked_on_in_order_and_others_overtake() -
     assert flow.uncommitted == 4
 
 
+async def test_a_busy_key_takes_one_place_and_starves_nobody() -> None:
+    order: list[bytes] = []
+    gate = asyncio.Event()
+
+    async def work(batch: Batch, record: Record) -> None:
+        if record.key == b"hot":
+            await gate.wait()
+        order.append(record.key)
+
+    agent = work_on_records(options_of([]), work, no_surprise, concurrency=2)
+    queue: asyncio.Queue[Batch] = asyncio.Queue()
+    running = asyncio.ensure_future(agent(stream_of(queue)))
+    flow = flow_of()
+    queue.put_nowait(batch_of(flow, 30, [b"hot"] * 20 + [b"%d" % n for n in range(10)]))
+    for _ in range(5):
+        await settle()
+    assert order == [b"%d" % n for n in range(10)]
+    gate.set()
+    for _ in range(5):
+        await settle()
+    running.cancel()
+    assert order[10:] == [b"hot"] * 20
+    assert flow.uncommitted == 30
+    assert not flow.lines
+
+
+async def test_a_record_that_comes_as_its_key_ends_is_worked_on() -> None:
+    done: list[int] = []
+
+    async def work(batch: Batch, record: Record) -> None:
+        await asyncio.sleep(0)
+        done.append(record.offset)
+
+    agent = work_on_records(options_of([]), work, no_surprise, concurrency=5)
+    queue: asyncio.Queue[Batch] = asyncio.Queue()
+    running = asyncio.ensure_future(agent(stream_of(queue)))
+    flow = flow_of()
+    for steps in range(8):
+        queue.put_nowait(batch_of(flow, 1, [b"k"]))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+    for _ in range(5):
+        await settle()
+    running.cancel()
+    assert done == list(range(8))
+
+
+async def test_a_drain_ends_a_line_after_the_record_at_work() -> None:
+    done: list[int] = []
+    gate = asyncio.Event()
+
+    async def work(batch: Batch, record: Record) -> None:
+        await gate.wait()
+        done.append(record.offset)
+
+    agent = work_on_records(options_of([]), work, no_surprise, concurrency=5)
+    queue: asyncio.Queue[Batch] = asyncio.Queue()
+    running = asyncio.ensure_future(agent(stream_of(queue)))
+    flow = flow_of()
+    queue.put_nowait(batch_of(flow, 5, [b"k"] * 5))
+    await settle()
+    flow.drain()
+    gate.set()
+    await asyncio.wait_for(flow.wait_idle(), 2)
+    running.cancel()
+    assert done == [0]
+    assert flow.uncommitted == 1
+
+
 async def test_a_failed_outcome_ends_the_role_and_acks_nothing() -> None:
     failures: list[Exception] = []
 

@@ -14,9 +14,14 @@ from notifyd.settings import Settings
 _CHATTY = ("aiokafka", "faust", "mode", "asyncio", "aiohttp.access", "kafka")
 
 
+def is_json(settings: Settings) -> bool:
+    """Whether the logs of this process are lines of JSON."""
+    return settings.log_format == "json" or (settings.log_format == "auto" and not sys.stderr.isatty())
+
+
 def configure_logging(settings: Settings, **fixed: Any) -> None:
     """Send all logs of this process to standard error; `fixed` keys are on every line."""
-    as_json = settings.log_format == "json" or (settings.log_format == "auto" and not sys.stderr.isatty())
+    as_json = is_json(settings)
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,

@@ -44,6 +44,13 @@ class Role(Protocol):
 
     name: str
 
+    def __init__(self, context: RoleContext) -> None:
+        """Make it; nothing runs yet."""
+
+    @staticmethod
+    def check(settings: Settings, metrics: Metrics) -> None:
+        """Raise `ConfigError` for settings that cannot work, before anything is begun or waited for."""
+
     async def start(self) -> None:
         """Begin; raises `NotifydError` for what a person has to mend."""
 

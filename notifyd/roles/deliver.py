@@ -22,9 +22,11 @@ from notifyd.delivery.outcome import Dead, Done, Outcome, Retry, Skip
 from notifyd.delivery.retry import RUNGS, RetryAt, RetryPolicy, decide, rung_for
 from notifyd.errors import InvalidMessage
 from notifyd.log import get_logger
+from notifyd.metrics import Metrics
 from notifyd.roles.context import RoleContext
 from notifyd.roles.jobs import Job, RetryJobs, read_message_job
 from notifyd.roles.streaming import StreamingRole, group_of
+from notifyd.settings import Settings
 from notifyd.stream.batch import Batch, Record
 from notifyd.stream.engine import EngineOptions
 from notifyd.stream.retry import RetryOrder, retry_record
@@ -82,6 +84,11 @@ class DeliverRole(StreamingRole):
             options, self._work, self._on_surprise, concurrency=settings.deliver_concurrency
         )
         self.app.add_agent([topics.messages, *retry_topics], work, name="deliver")
+
+    @staticmethod
+    def check(settings: Settings, metrics: Metrics) -> None:
+        """It needs channels that can work."""
+        build_channels(settings, metrics)
 
     async def start(self) -> None:
         """Make the channels ready, then read."""

@@ -17,8 +17,10 @@ from faust.types import TP
 from notifyd.errors import InvalidMessage, TransientError
 from notifyd.log import get_logger
 from notifyd.message.envelope import decode
+from notifyd.metrics import Metrics
 from notifyd.roles.context import RoleContext
 from notifyd.roles.streaming import StreamingRole, group_of
+from notifyd.settings import Settings
 from notifyd.store.persist import MessageRow, PersistStore, Refused, Written
 from notifyd.store.pool import Database
 from notifyd.stream.batch import Batch, Record
@@ -56,6 +58,11 @@ class PersistRole(StreamingRole):
                 options, work, self._on_surprise, concurrency=max(1, settings.database_pool_size // 2)
             )
             self.app.add_agent([topic], agent, name=topic)
+
+    @staticmethod
+    def check(settings: Settings, metrics: Metrics) -> None:
+        """It needs a database that can be read from its URL."""
+        Database(settings, metrics)
 
     async def start(self) -> None:
         """Wait for the database, then read."""

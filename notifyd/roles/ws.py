@@ -8,11 +8,13 @@ from typing import Final
 
 from notifyd.errors import InvalidMessage
 from notifyd.message.envelope import decode
+from notifyd.metrics import Metrics
 from notifyd.push.auth import TokenVerifier
 from notifyd.push.endpoint import add_push_routes
 from notifyd.push.hub import Hub
 from notifyd.roles.context import RoleContext
 from notifyd.roles.streaming import StreamingRole, group_of
+from notifyd.settings import Settings
 from notifyd.stream.batch import Batch, Record
 from notifyd.stream.engine import EngineOptions
 from notifyd.stream.start import StartPlan
@@ -45,6 +47,11 @@ class WsRole(StreamingRole):
         self._verifier = TokenVerifier(settings)
         add_push_routes(context.public, self._hub, self._verifier, settings)
         self.app.add_agent([context.topics.messages], self._read, name="ws")
+
+    @staticmethod
+    def check(settings: Settings, metrics: Metrics) -> None:
+        """It needs keys to verify tokens with."""
+        TokenVerifier(settings)
 
     async def start(self) -> None:
         """Read; the public server lets clients in once the group is joined."""

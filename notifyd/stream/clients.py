@@ -145,19 +145,24 @@ def describe(error: BaseException) -> str:
     return f"{name}: {text}" if text else name
 
 
-async def probe_broker(settings: Settings) -> None:
-    """Connect to the first bootstrap server that answers, log in, and let go.
-
-    aiokafka's own bootstrap only logs why it failed; this raises it: `TransientError` while
-    no server can be reached, `ConfigError` where one was and refused us.
-    """
+def bootstrap_hosts(settings: Settings) -> list[tuple[str, int]]:
+    """Return host and port of each bootstrap server, in any order; `ConfigError` for what is none."""
     try:
         hosts = collect_hosts(kafka_options(settings)["bootstrap_servers"])
     except (ValueError, IndexError) as error:
         raise _bad_servers(settings) from error
     if not all(host for host, _, _ in hosts):
         raise _bad_servers(settings)
-    await probe_hosts(settings, [(host, port) for host, port, _ in hosts])
+    return [(host, port) for host, port, _ in hosts]
+
+
+async def probe_broker(settings: Settings) -> None:
+    """Connect to the first bootstrap server that answers, log in, and let go.
+
+    aiokafka's own bootstrap only logs why it failed; this raises it: `TransientError` while
+    no server can be reached, `ConfigError` where one was and refused us.
+    """
+    await probe_hosts(settings, bootstrap_hosts(settings))
 
 
 async def probe_hosts(settings: Settings, hosts: Sequence[tuple[str, int]]) -> None:

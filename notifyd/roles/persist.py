@@ -21,6 +21,7 @@ from notifyd.metrics import Metrics
 from notifyd.roles.context import RoleContext
 from notifyd.roles.streaming import StreamingRole, group_of
 from notifyd.settings import Settings
+from notifyd.store.migrate import require_schema
 from notifyd.store.persist import MessageRow, PersistStore, Refused, Written
 from notifyd.store.pool import Database
 from notifyd.stream.batch import Batch, Record
@@ -67,6 +68,7 @@ class PersistRole(StreamingRole):
     async def start(self) -> None:
         """Wait for the database, then read."""
         await self._database.start(wait=True)
+        await require_schema(self._database)
         await super().start()
 
     async def stop(self) -> None:

@@ -12,6 +12,7 @@ import psycopg2
 from psycopg2.extensions import parse_dsn
 
 from notifyd.errors import ConfigError, TransientError
+from notifyd.store.errors import UNREACHABLE
 
 _DEFAULT_PORT = "5432"
 
@@ -83,7 +84,9 @@ async def addresses_of(options: Mapping[str, Any]) -> list[Address]:
         seen = dict.fromkeys(str(answer[4][0]) for answer in answers)
         found.extend(Address({"host": host, "hostaddr": address, "port": port}) for address in seen)
     if not found:
-        raise TransientError(f"{describe(options)}: {failure}", reason="database_unavailable")
+        raise TransientError(
+            f"{describe(options)}: {failure}", reason="database_unavailable", remedy=UNREACHABLE
+        )
     return found
 
 

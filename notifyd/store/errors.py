@@ -15,6 +15,9 @@ _READ_ONLY = "25006"
 _CHECK_VIOLATION = "23514"
 _UNDEFINED = frozenset({"42P01", "42703", "42883", "3F000"})
 
+#: What to do about a database that cannot be reached.
+UNREACHABLE = "start it, or correct NOTIFYD_DATABASE_URL"
+
 #: libpq gives no SQLSTATE for a refused connection, so its words have to do.
 _REFUSALS = (
     ("password authentication failed", "database_refused", "correct user and password in the URL"),
@@ -92,7 +95,11 @@ def meaning_of_refusal(error: BaseException, *, where: str) -> NotifydError:
             reason=what,
             remedy="create it, or correct NOTIFYD_DATABASE_URL",
         )
-    return TransientError(f"{where} does not answer: {said}", reason="database_unavailable")
+    return TransientError(
+        f"{where} does not answer: {said}",
+        reason="database_unavailable",
+        remedy=UNREACHABLE,
+    )
 
 
 def _first_line(error: BaseException) -> str:

@@ -96,6 +96,18 @@ async def pending_migrations(settings: Settings) -> list[str]:
         await database.stop()
 
 
+async def require_schema(database: Database) -> None:
+    """Raise `ConfigError` where this release needs migrations that were not applied yet."""
+    async with database.transaction() as tx:
+        pending = await _pending(tx)
+    if pending:
+        raise ConfigError(
+            f"{database.where} lacks the migrations {', '.join(one.title for one in pending)}",
+            reason="database_schema",
+            remedy="run `notifyd migrate`; NOTIFYD_DATABASE_URL names the database",
+        )
+
+
 async def _apply_next(database: Database, on_progress: Callable[[str], None] | None) -> str | None:
     for attempt in range(1, _ATTEMPTS + 1):
         try:

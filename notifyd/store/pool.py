@@ -25,7 +25,7 @@ from notifyd.log import get_logger
 from notifyd.metrics import Metrics
 from notifyd.settings import Settings
 from notifyd.store.address import Address, addresses_of, describe, parse_url
-from notifyd.store.errors import RowError, meaning_of, meaning_of_refusal
+from notifyd.store.errors import UNREACHABLE, RowError, meaning_of, meaning_of_refusal
 
 #: A lock held by someone else (a migration, a long transaction) is waited for no longer than this.
 _LOCK_TIMEOUT_S: Final = 10.0
@@ -94,12 +94,17 @@ class Database:
                 if not wait:
                     raise
                 if loop.time() >= next_line_at:
-                    _log.warning("database_awaited", database=self.where, error=error.message)
+                    _log.warning(
+                        "waiting_for_database",
+                        database=self.where,
+                        error=error.message,
+                        remedy=error.remedy,
+                    )
                     next_line_at = loop.time() + _REMINDER_S
                 failures += 1
                 await asyncio.sleep(random.uniform(0.5, 1) * min(_BACKOFF_CAP_S, 0.2 * 2 ** min(failures, 8)))
         if failures:
-            _log.info("database_answers", database=self.where, failures=failures)
+            _log.info("database_found", database=self.where, failures=failures)
 
     async def stop(self) -> None:
         """Close all connections; work in progress on them fails."""
@@ -214,7 +219,9 @@ class Database:
                 raise TransientError(f"{self.where} cut us off", reason="database_unavailable") from None
             if isinstance(error, TimeoutError):
                 raise TransientError(
-                    f"{self.where} does not answer within {timeout_s:g} s", reason="database_unavailable"
+                    f"{self.where} does not answer within {timeout_s:g} s",
+                    reason="database_unavailable",
+                    remedy=UNREACHABLE,
                 ) from None
             if isinstance(error, psycopg2.Error | RuntimeError | OSError):
                 raise meaning_of_refusal(error, where=self.where) from None

@@ -48,7 +48,9 @@ async def partitions_of(consumer: AIOKafkaConsumer, topic: str) -> list[int]:
     partitions = cluster.partitions_for_topic(topic)
     if not partitions:
         raise PermanentError(
-            f"topic {topic} is missing", reason="topic_missing", remedy="run `notifyd topics create`"
+            f"topic {topic} is missing, or this client may not see it",
+            reason="topic_missing",
+            remedy="run `notifyd topics create`; NOTIFYD_TOPIC_PREFIX names it",
         )
     return sorted(partitions)
 

@@ -87,7 +87,7 @@ async def test_a_late_database_is_waited_for_with_a_line_that_says_so(own_server
             await asyncio.sleep(0.01)
         await asyncio.to_thread(own_server.start)
         await asyncio.wait_for(starting, 30)
-    assert [line["event"] for line in lines] == ["database_awaited", "database_answers"]
+    assert [line["event"] for line in lines] == ["waiting_for_database", "database_found"]
     assert await database.ping()
     await database.stop()
 

@@ -16,7 +16,12 @@ _ROOT = Path(__file__).resolve().parent.parent
 if str(_ROOT) not in sys.path:
     sys.path.insert(0, str(_ROOT))
 
-pytest_plugins = ["tests.fixtures.kafka", "tests.fixtures.processes", "tests.fixtures.postgres"]
+pytest_plugins = [
+    "tests.fixtures.kafka",
+    "tests.fixtures.processes",
+    "tests.fixtures.postgres",
+    "tests.fixtures.service",
+]
 
 # What the caller's shell exports is no part of a test; the fixtures hand settings over.
 for _name in [

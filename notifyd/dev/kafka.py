@@ -187,7 +187,7 @@ class LocalKafka:
 
         It takes text alone: what is no UTF-8 it would replace.
 
-        `arguments` go on its command line, e.g. `("--reader-property", "parse.key=true")`.
+        `arguments` go on its command line, e.g. `("--property", "parse.key=true")`.
         """
         text = "".join(f"{line}\n" for line in lines).encode()
         self._tool(

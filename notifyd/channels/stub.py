@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
+import time
 from typing import Final
 
 from notifyd.channels.port import Delivery
@@ -11,8 +13,8 @@ from notifyd.delivery.contact import Contact
 from notifyd.delivery.outcome import Dead, Done, Outcome, Retry, Skip
 from notifyd.errors import ConfigError
 
-_WORD = re.compile(r"(done|dead|skip|hang|raise|busy)|(retry|slow)(?::(\d+(?:\.\d+)?))?")
-_REMEDY: Final = "words: done, dead, skip, retry, retry:SECONDS, slow:SECONDS, busy, hang, raise"
+_WORD = re.compile(r"(done|dead|skip|busy|hang|deaf|block|raise)|(retry|slow)(?::(\d+(?:\.\d+)?))?")
+_REMEDY: Final = "words: done, dead, skip, retry, retry:SECONDS, slow:SECONDS, busy, hang, deaf, block, raise"
 
 
 class StubChannel:
@@ -20,8 +22,9 @@ class StubChannel:
 
     It keeps no state, so that any process gives the same answer to the same attempt, and asks
     for no address. `done`, `dead`, `skip`; `retry` (or after the seconds named); `slow:0.2` is
-    done after 0.2 s; `busy` is a retry that does not count; `hang` never answers; `raise` fails
-    as a bug would. Raises `ConfigError` on any other word.
+    done after 0.2 s; `busy` is a retry that does not count; `hang` never answers; `deaf` does not
+    even end when cancelled, `block` blocks the event loop and `raise` fails, as bugs would.
+    Raises `ConfigError` on any other word.
     """
 
     name = "stub"
@@ -61,6 +64,12 @@ class StubChannel:
                 await asyncio.sleep(seconds or 0.0)
             case "hang":
                 await asyncio.Event().wait()
+            case "deaf":
+                while True:
+                    with contextlib.suppress(asyncio.CancelledError):
+                        await asyncio.Event().wait()
+            case "block":
+                time.sleep(3600)  # noqa: ASYNC251  this is the fault that it plays
             case "raise":
                 raise RuntimeError("the stub channel was told to fail")
         return Done("by script")

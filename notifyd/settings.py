@@ -136,6 +136,12 @@ class Settings(BaseSettings):
     ws_max_unsent_bytes: int = Field(
         256 * 1024, gt=0, description="A connection with more unsent bytes is cut; it resumes elsewhere."
     )
+    ws_window_bytes: int = Field(
+        64 * 1024 * 1024, ge=0, description="Messages kept in memory for clients that come back."
+    )
+    ws_window_s: float = Field(
+        300.0, ge=0, description="How long; so far back a new process reads before it is ready."
+    )
 
     # Deliver
     deliver_concurrency: int = Field(200, gt=0, description="Deliveries of one process at a time.")

@@ -218,6 +218,14 @@ class Settings(BaseSettings):
             raise ValueError("NOTIFYD_KAFKA_REBALANCE_TIMEOUT_S must be above NOTIFYD_DRAIN_S")
         return self
 
+    @property
+    def stop_step_s(self) -> float:
+        """What each step of a stop after the drain may take (commit, leave, flush), in seconds.
+
+        Four of them fit between the drain and the watchdog.
+        """
+        return (self.grace_s - self.drain_s) / 4
+
     @classmethod
     def settings_customise_sources(
         cls,

@@ -8,32 +8,43 @@ so gives its partitions to others.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import aiokafka
 from aiokafka.abc import ConsumerRebalanceListener
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
-from aiokafka.errors import CommitFailedError, ConsumerStoppedError, IllegalStateError, KafkaError
-from aiokafka.structs import OffsetAndMetadata, TopicPartition
+from aiokafka.errors import ConsumerStoppedError, IllegalStateError, KafkaError
+from aiokafka.protocol.group import JoinGroupRequest
+from aiokafka.structs import TopicPartition
 from faust.types import TP, ConsumerMessage
 from mode import Service
 
 from notifyd.errors import NotifydError, PermanentError, TransientError
 from notifyd.log import get_logger
+from notifyd.settings import Settings
 from notifyd.stream.batch import Batch
 from notifyd.stream.clients import as_notifyd_error, backoff_s, kafka_options
+from notifyd.stream.commits import Commits
+from notifyd.stream.departure import stop_client
 from notifyd.stream.flow import PartitionFlow
+from notifyd.stream.gauges import PartitionGauges
 from notifyd.stream.poller import Poller
 from notifyd.stream.seams import FaustSeams
 from notifyd.stream.start import plan_starts
+
+if TYPE_CHECKING:
+    from notifyd.stream.engine import EngineOptions
 
 _log = get_logger()
 
 #: New partitions are found within this time rather than aiokafka's five minutes.
 _METADATA_AGE_MS = 30_000
+#: A commit at the interval that takes longer is given up; the next one says the same or more.
+_COMMIT_LIMIT_S = 10.0
+#: How long cancelled work may take to end.
+_CANCEL_LIMIT_S = 1.0
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
@@ -75,17 +86,19 @@ class EngineConsumer(FaustSeams):
 
     def __init__(self, transport: Any, callback: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(transport, callback, *args, **kwargs)
-        self._options = transport.app.options
+        self._options: EngineOptions = transport.app.options
         self._settings = self._options.settings
         self.flows: dict[TP, PartitionFlow] = {}
         self.is_joined = False
         self._leaving: set[PartitionFlow] = set()
+        self._goings: set[asyncio.Task[None]] = set()
         self._known: set[TP] = set()
         self._last_position: dict[TP, int] = {}
         self._client: aiokafka.AIOKafkaConsumer | None = None
         self._poller: Poller | None = None
         self._starting: asyncio.Task[None] | None = None
         self._is_stopping = False
+        self._gauges = PartitionGauges(self._options.metrics, self._options.role, self.highwater)
 
     # Life
 
@@ -97,6 +110,9 @@ class EngineConsumer(FaustSeams):
             try:
                 await client.start()
                 break
+            except asyncio.CancelledError:
+                await client.stop()
+                raise
             except KafkaError as error:
                 await client.stop()
                 found = as_notifyd_error(error, "connecting the consumer")
@@ -107,6 +123,12 @@ class EngineConsumer(FaustSeams):
                 await asyncio.sleep(wait_s)
                 attempt += 1
         self._client = client
+        self._commits = Commits(
+            client if self._options.commits else None,
+            self._options.metrics,
+            self._options.role,
+            self.fail,
+        )
         self._poller = Poller(
             client, self.flows, max_records=self._settings.kafka_max_poll_records, reopen=self.reopen
         )
@@ -153,14 +175,17 @@ class EngineConsumer(FaustSeams):
         self._is_stopping = True
         self.is_joined = False
         await self.let_go(set(self.flows))
+        if self._goings:  # those that a rebalance has taken back, too
+            await asyncio.wait(set(self._goings))
 
     async def on_stop(self) -> None:
         """Leave the group."""
         await self.leave()
         if self._starting is not None:
             self._starting.cancel()
+            await asyncio.wait({self._starting})
         if self._client is not None:
-            await self._client.stop()
+            await stop_client(self._client, limit_s=self._settings.stop_step_s / 2)
 
     def fail(self, error: BaseException) -> None:
         """End the role, unless it is ending already; nothing in here may die in silence."""
@@ -238,7 +263,10 @@ class EngineConsumer(FaustSeams):
     async def on_partitions_revoked(self, revoked: set[TP], *_: Any) -> None:
         """Everything is taken back before each rebalance: stop, let work end, commit, let go."""
         self.is_joined = False
-        await self.let_go(revoked)
+        is_lost = self.client._coordinator.member_id == JoinGroupRequest.UNKNOWN_MEMBER_ID
+        if is_lost and self.flows:
+            _log.warning("partitions_lost", role=self._options.role, partitions=_summary(self.flows))
+        await self.let_go(revoked | set(self.flows), is_lost=is_lost)
 
     async def on_partitions_assigned(self, assigned: set[TP], *_: Any) -> None:
         """Open a flow for each partition; where each starts is found out beside the rebalance."""
@@ -303,68 +331,67 @@ class EngineConsumer(FaustSeams):
                 self.fail(error)
                 return
         for tp, flow in waiting.items():
-            if self.flows.get(tp) is flow:
+            # A flow of this moment is assigned; where aiokafka thinks otherwise, its next rebalance
+            # brings another flow.
+            if self.flows.get(tp) is flow and self.client._subscription.is_assigned(_aio(tp)):
                 self.client.seek(_aio(tp), starts[tp])
                 self.client.resume(_aio(tp))
                 flow.start_at(starts[tp])
         self._known.update(waiting)
 
-    async def let_go(self, tps: Iterable[TP]) -> None:
-        """Begin nothing new in `tps`, let what runs end within the drain time, commit, close."""
+    async def let_go(self, tps: Iterable[TP], *, is_lost: bool = False) -> None:
+        """Begin nothing new in `tps`, let what runs end within the drain time, commit, close.
+
+        Where the group has thrown us out (`is_lost`) others own them already: what runs is
+        cancelled at once, so that it writes no retry beside theirs.
+        """
         flows = [self.flows.pop(tp) for tp in list(tps) if tp in self.flows]
         if not flows:
             return
-        started = time.monotonic()
-        self._leaving.update(flows)
         for flow in flows:
             flow.drain()
-        idle = asyncio.ensure_future(asyncio.gather(*(flow.wait_idle() for flow in flows)))
-        done, _ = await asyncio.wait({idle}, timeout=self._settings.drain_s)
-        if not done:
-            idle.cancel()
-            running = [name for flow in flows for name in flow.running]
-            _log.warning("drain_cut", role=self._options.role, running=running[:20], count=len(running))
-        await self._commit_flows({flow.tp: flow for flow in flows}, limit_s=self._settings.drain_s)
-        for flow in flows:
-            if flow.position is not None:
-                self._last_position[flow.tp] = flow.position
-            flow.close()
-            self._forget_metrics(flow.tp)
+        self._leaving.update(flows)
+        # A task of its own: it must end also where its caller is cancelled.
+        going = asyncio.create_task(self._let_go(flows, is_lost=is_lost))
+        self._goings.add(going)
+        going.add_done_callback(self._goings.discard)
+        await asyncio.wait({going})
+
+    async def _let_go(self, flows: list[PartitionFlow], *, is_lost: bool) -> None:
+        started = time.monotonic()
+        try:
+            if not is_lost:
+                running = await _idle(flows, self._settings.drain_s)
+                if running:
+                    _log.warning(
+                        "drain_cut", role=self._options.role, running=running[:20], count=len(running)
+                    )
+                await self._commits.last(flows, limit_s=self._last_commit_limit_s)
+        finally:
+            for flow in flows:
+                if flow.position is not None:
+                    self._last_position[flow.tp] = flow.position
+                flow.close()
+                self._gauges.forget(flow.tp)
+        # What was cancelled ends before we may be given these partitions again.
+        running = await _idle(flows, _CANCEL_LIMIT_S)
+        if running:
+            _log.error("cancel_ignored", role=self._options.role, running=running[:20], count=len(running))
         self._leaving.difference_update(flows)
         self._options.metrics.drain.labels(self._options.role).observe(time.monotonic() - started)
+
+    @property
+    def _last_commit_limit_s(self) -> float:
+        settings: Settings = self._settings
+        if self._is_stopping:
+            return settings.stop_step_s
+        return min(settings.drain_s, (settings.kafka_rebalance_timeout_s - settings.drain_s) / 2)
 
     # Commits
 
     async def commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:
         """Commit what every ledger allows."""
-        return await self._commit_flows(self.flows)
-
-    async def _commit_flows(self, flows: Mapping[TP, PartitionFlow], *, limit_s: float = 30.0) -> bool:
-        due = {flow: offset for flow in flows.values() if (offset := flow.uncommitted) is not None}
-        if not due or not self._options.commits:
-            return False
-        offsets = {_aio(flow.tp): OffsetAndMetadata(offset, "") for flow, offset in due.items()}
-        counter, role = self._options.metrics.commits, self._options.role
-        try:
-            async with asyncio.timeout(limit_s):
-                await self.client.commit(offsets)
-        except (CommitFailedError, IllegalStateError):
-            # The group has moved on: others read from the last commit, our acks are void.
-            counter.labels(role, "fenced").inc()
-            return False
-        except (KafkaError, TimeoutError) as error:
-            counter.labels(role, "failed").inc()
-            _log.warning("commit_failed", role=role, error=repr(error))
-            found = as_notifyd_error(error, "committing offsets")
-            if not isinstance(found, TransientError):
-                self.fail(found)
-            return False
-        except Exception as error:  # its caller's task would end, and with it all commits
-            self.fail(error)
-            return False
-        for flow, offset in due.items():
-            flow.committed(offset)
-        counter.labels(role, "done").inc()
+        await self._commits.routine(list(self.flows.values()), limit_s=_COMMIT_LIMIT_S)
         return True
 
     @Service.task
@@ -373,26 +400,8 @@ class EngineConsumer(FaustSeams):
         while not self.should_stop:
             await self.sleep(self._settings.kafka_commit_interval_s)
             if not self._is_stopping and self._client is not None:
-                await self._commit_flows(dict(self.flows))
-                self._observe()
-
-    def _observe(self) -> None:
-        metrics, role = self._options.metrics, self._options.role
-        now_ms = time.time() * 1000
-        for tp, flow in self.flows.items():
-            labels = (role, tp.topic, str(tp.partition))
-            oldest_ms = flow.oldest_ms()
-            metrics.oldest.labels(*labels).set(max(0.0, now_ms - oldest_ms) / 1000 if oldest_ms else 0)
-            metrics.in_flight.labels(*labels).set(flow.in_flight)
-            if flow.position is not None:
-                metrics.lag.labels(*labels).set(max(0, self.highwater(tp) - flow.position) + flow.in_flight)
-
-    def _forget_metrics(self, tp: TP) -> None:
-        """A partition that is another's now must not show our last figures for ever."""
-        metrics = self._options.metrics
-        for gauge in (metrics.in_flight, metrics.lag, metrics.oldest):
-            with contextlib.suppress(KeyError):
-                gauge.remove(self._options.role, tp.topic, str(tp.partition))
+                await self.commit()
+                self._gauges.show(self.flows.values())
 
     # What Faust asks its consumer for
 
@@ -427,6 +436,14 @@ class EngineConsumer(FaustSeams):
         """Return how many partitions a topic has; `None` while unknown."""
         partitions = self.client.partitions_for_topic(topic)
         return len(partitions) if partitions else None
+
+
+async def _idle(flows: Iterable[PartitionFlow], limit_s: float) -> list[str]:
+    """Wait until nothing is at work in `flows`; return what still is when the limit has passed."""
+    idle = asyncio.ensure_future(asyncio.gather(*(flow.wait_idle() for flow in flows)))
+    await asyncio.wait({idle}, timeout=limit_s)
+    idle.cancel()
+    return [name for flow in flows for name in flow.running]
 
 
 def _cannot_read(error: KafkaError) -> PermanentError:

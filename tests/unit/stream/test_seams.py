@@ -14,6 +14,7 @@ from aiokafka.consumer.fetcher import Fetcher as AioFetcher
 from aiokafka.consumer.fetcher import FetchResult
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.consumer.subscription_state import SubscriptionState
+from aiokafka.protocol.group import LeaveGroupRequest
 from faust.app.base import App, BootStrategy
 from faust.serializers.schemas import Schema
 from faust.transport.conductor import Conductor
@@ -158,3 +159,19 @@ def test_a_crash_of_a_service_reaches_the_app_and_nobody_else() -> None:
 
 def test_aiokafka_logs_and_forgets_an_error_of_a_rebalance_listener() -> None:
     assert "except Exception:" in inspect.getsource(GroupCoordinator._on_join_complete)
+
+
+def test_a_commit_is_signed_with_the_generation_of_the_moment_and_repeated_without_end() -> None:
+    source = inspect.getsource(GroupCoordinator.commit_offsets)
+    assert "while True" in source
+    assert "self.generation" in inspect.getsource(GroupCoordinator._do_commit_offsets)
+
+
+def test_who_was_thrown_out_has_no_member_id_when_its_partitions_are_taken_back() -> None:
+    source = inspect.getsource(GroupCoordinator.reset_generation)
+    assert "self.member_id = JoinGroupRequest.UNKNOWN_MEMBER_ID" in source
+
+
+def test_leaving_waits_for_the_join_that_is_under_way() -> None:
+    assert "await self._coordination_task" in inspect.getsource(GroupCoordinator.close)
+    assert parameters(LeaveGroupRequest.__init__)[1:3] == ["group", "member_id"]

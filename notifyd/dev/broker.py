@@ -2,7 +2,8 @@
 
 What it cannot do (measured with 0.1.2, Tansu 0.6.0): idempotent or transactional producers,
 `list_consumer_group_offsets` as aiokafka decodes it, anything over a restart. Joining a group
-takes half the session timeout.
+takes half the session timeout. Asked for the end of a partition (ListOffsets, latest) it answers
+with the *first* offset of the last batch plus one; the high watermark of a fetch is right.
 """
 
 from __future__ import annotations

@@ -317,7 +317,7 @@ class EngineConsumer(FaustSeams):
                     self._options.start,
                     known=self._known,
                     last_position=self._last_position,
-                    may_skip_lost=self._settings.kafka_skip_lost_records,
+                    settings=self._settings,
                 )
                 break
             except PermanentError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, Final
 
@@ -18,6 +18,8 @@ from notifyd.stream.clients import as_notifyd_error, kafka_options, probe_broker
 _POLL_MS: Final = 250
 #: So many empty polls in a row before the end, and we give up rather than wait for ever.
 _EMPTY_POLLS: Final = 60
+#: Polls after an end that may have been told too low: more than one fetch from each partition.
+_END_POLLS: Final = 20
 
 
 @asynccontextmanager
@@ -86,6 +88,24 @@ async def read_to_end(consumer: AIOKafkaConsumer, topic: str) -> AsyncGenerator[
             return
         if empty > _EMPTY_POLLS:
             raise TransientError(f"{topic} could not be read to its end", reason="broker_unavailable")
+
+
+async def read_ends(settings: Settings, told: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
+    """Find the ends of partitions by reading on from what the broker tells.
+
+    After a batch of many records the embedded broker tells the end of its first one.
+    """
+    if not told:
+        return {}
+    async with reader(settings) as consumer:
+        consumer.assign(list(told))
+        for tp, offset in told.items():
+            consumer.seek(tp, offset)
+        # While others write this moves on; a few rounds see all that was there when it began.
+        for _ in range(_END_POLLS):
+            if not await consumer.getmany(timeout_ms=_POLL_MS):
+                break
+        return {tp: await consumer.position(tp) for tp in told}
 
 
 async def read_topic(settings: Settings, topic: str) -> AsyncGenerator[Any, None]:

@@ -12,6 +12,8 @@ from faust.types import TP
 
 from notifyd.errors import PermanentError
 from notifyd.log import get_logger
+from notifyd.settings import Settings
+from notifyd.stream.reading import read_ends
 
 _log = get_logger()
 
@@ -43,17 +45,20 @@ async def plan_starts(
     *,
     known: Collection[TP],
     last_position: Mapping[TP, int],
-    may_skip_lost: bool,
+    settings: Settings,
 ) -> dict[TP, int]:
     """Return the offset to read first of each partition.
 
     A group without an offset starts at the earliest record. Raises `PermanentError` (reason
     `records_lost`) when records between the place and what the broker still has are gone, or
     the place lies beyond the end, as in a topic that was made anew: its range is unknown,
-    never "empty". With `may_skip_lost` that is logged as an error and reading goes on.
+    never "empty". With `kafka_skip_lost_records` that is logged as an error and reading goes on.
     """
     aio = [TopicPartition(tp.topic, tp.partition) for tp in tps]
     earliest, ends = await asyncio.gather(client.beginning_offsets(aio), client.end_offsets(aio))
+    if not settings.kafka_idempotence:
+        # The mark of the embedded broker, which tells ends too low.
+        ends = await read_ends(settings, ends)
     first = {TP(tp.topic, tp.partition): offset for tp, offset in earliest.items()}
     end = {TP(tp.topic, tp.partition): offset for tp, offset in ends.items()}
     if plan.is_live_only:
@@ -63,7 +68,8 @@ async def plan_starts(
     else:
         committed = await asyncio.gather(*(client.committed(tp) for tp in aio))
         places = {tp: offset for tp, offset in zip(tps, committed, strict=True) if offset is not None}
-    return {tp: _checked(tp, places.get(tp), first[tp], end[tp], may_skip_lost) for tp in tps}
+    may_skip = settings.kafka_skip_lost_records
+    return {tp: _checked(tp, places.get(tp), first[tp], end[tp], may_skip) for tp in tps}
 
 
 def _live(

@@ -58,7 +58,6 @@ def configure_logging(settings: Settings, **fixed: Any) -> None:
 
 def get_logger(**keys: Any) -> structlog.typing.FilteringBoundLogger:
     """Return a logger with `keys` on every line."""
-    logger: structlog.typing.FilteringBoundLogger = (
-        structlog.get_logger().bind(**keys) if keys else structlog.get_logger()
-    )
+    # Lazy: made at import, it must bind nothing before `configure_logging` has spoken.
+    logger: structlog.typing.FilteringBoundLogger = structlog.get_logger(**keys)
     return logger

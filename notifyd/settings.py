@@ -74,6 +74,9 @@ class Settings(BaseSettings):
         2000, gt=0, description="Records of one partition in flight at most; above, that partition pauses."
     )
 
+    kafka_window_bytes: int = Field(
+        8 * 1024 * 1024, gt=0, description="The same in bytes of their values; what comes first counts."
+    )
     kafka_skip_lost_records: bool = Field(
         False,
         description="Go on where records were lost (retention, a topic made anew), not stop the role.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator
 from typing import Final
@@ -21,6 +22,8 @@ from notifyd.stream.start import StartPlan
 
 #: Connections are told to go and closed within this share of the drain time.
 _DRAIN_SHARE: Final = 0.6
+#: The longest that pushing keeps the event loop, in seconds; a broadcast to many takes seconds.
+_TURN_S: Final = 0.02
 
 
 class WsRole(StreamingRole):
@@ -66,9 +69,16 @@ class WsRole(StreamingRole):
         await self._events.stop()
 
     async def _read(self, stream: AsyncIterator[Batch]) -> None:
+        clock = asyncio.get_running_loop().time
         async for batch in stream:
+            if not batch.is_live:
+                continue  # it comes again, in the next life of its partition
+            began = clock()
             for record in batch.records:
                 self._push(record)
+                if clock() - began > _TURN_S:
+                    await asyncio.sleep(0)  # heartbeats, of clients and of Kafka, have their turn
+                    began = clock()
             self._hub.advance(batch.tp.partition, batch.end - 1)
             batch.ack_all()
 

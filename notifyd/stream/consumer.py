@@ -92,6 +92,7 @@ class EngineConsumer(FaustSeams):
         self.is_joined = False
         self._leaving: set[PartitionFlow] = set()
         self._goings: set[asyncio.Task[None]] = set()
+        self._anew: set[asyncio.Task[None]] = set()
         self._known: set[TP] = set()
         self._last_position: dict[TP, int] = {}
         self._client: aiokafka.AIOKafkaConsumer | None = None
@@ -130,7 +131,7 @@ class EngineConsumer(FaustSeams):
             self.fail,
         )
         self._poller = Poller(
-            client, self.flows, max_records=self._settings.kafka_max_poll_records, reopen=self.reopen
+            client, self.flows, max_records=self._settings.kafka_max_poll_records, on_lost=self.on_lost
         )
 
     def _new_client(self) -> aiokafka.AIOKafkaConsumer:
@@ -175,8 +176,6 @@ class EngineConsumer(FaustSeams):
         self._is_stopping = True
         self.is_joined = False
         await self.let_go(set(self.flows))
-        if self._goings:  # those that a rebalance has taken back, too
-            await asyncio.wait(set(self._goings))
 
     async def on_stop(self) -> None:
         """Leave the group."""
@@ -287,8 +286,10 @@ class EngineConsumer(FaustSeams):
         return PartitionFlow(
             tp,
             window=self._settings.kafka_window_records,
+            window_bytes=self._settings.kafka_window_bytes,
             delay_s=self._options.delays_s.get(tp.topic, 0.0),
             on_change=self._poller.wake,
+            on_failure=self.fail,
         )
 
     def reopen(self, flow: PartitionFlow) -> None:
@@ -299,6 +300,25 @@ class EngineConsumer(FaustSeams):
         self.flows[flow.tp] = self._new_flow(flow.tp)
         self.client.pause(_aio(flow.tp))
         self._start_flows()
+
+    def on_lost(self, flow: PartitionFlow) -> None:
+        """The broker has no record at a flow's place: what was read before it ends first.
+
+        Those records may be in no other place than here by now.
+        """
+        flow.drain()
+        anew = asyncio.create_task(self._begin_anew(flow.tp))
+        self._anew.add(anew)
+        anew.add_done_callback(self._anew.discard)
+
+    async def _begin_anew(self, tp: TP) -> None:
+        await self.let_go({tp})
+        subscription = self.client._subscription
+        is_ours = subscription.is_assigned(_aio(tp)) and not subscription.reassignment_in_progress
+        if is_ours and tp not in self.flows and not self._is_stopping:
+            self.flows[tp] = self._new_flow(tp)
+            self.client.pause(_aio(tp))
+            self._start_flows()
 
     def _start_flows(self) -> None:
         if self._starting is not None and not self._starting.done():
@@ -346,16 +366,16 @@ class EngineConsumer(FaustSeams):
         cancelled at once, so that it writes no retry beside theirs.
         """
         flows = [self.flows.pop(tp) for tp in list(tps) if tp in self.flows]
-        if not flows:
-            return
-        for flow in flows:
-            flow.drain()
-        self._leaving.update(flows)
-        # A task of its own: it must end also where its caller is cancelled.
-        going = asyncio.create_task(self._let_go(flows, is_lost=is_lost))
-        self._goings.add(going)
-        going.add_done_callback(self._goings.discard)
-        await asyncio.wait({going})
+        if flows:
+            for flow in flows:
+                flow.drain()
+            self._leaving.update(flows)
+            # A task of its own: it must end also where its caller is cancelled.
+            going = asyncio.create_task(self._let_go(flows, is_lost=is_lost))
+            self._goings.add(going)
+            going.add_done_callback(self._goings.discard)
+        while self._goings:  # those that another call began, too
+            await asyncio.wait(set(self._goings))
 
     async def _let_go(self, flows: list[PartitionFlow], *, is_lost: bool) -> None:
         started = time.monotonic()
@@ -369,8 +389,9 @@ class EngineConsumer(FaustSeams):
                 await self._commits.last(flows, limit_s=self._last_commit_limit_s)
         finally:
             for flow in flows:
-                if flow.position is not None:
-                    self._last_position[flow.tp] = flow.position
+                # Not where reading stopped: what was queued and not worked on comes again.
+                if flow.committable is not None:
+                    self._last_position[flow.tp] = flow.committable
                 flow.close()
                 self._gauges.forget(flow.tp)
         # What was cancelled ends before we may be given these partitions again.

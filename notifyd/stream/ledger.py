@@ -7,7 +7,7 @@ changes nothing, and never reaches the life of the partition at its next owner.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from operator import lt
 
 
@@ -19,13 +19,14 @@ class PartitionLedger:
     than counting. All operations take constant time per record.
     """
 
-    __slots__ = ("_committed", "_is_closed", "_pending", "_position")
+    __slots__ = ("_bytes", "_committed", "_is_closed", "_pending", "_position")
 
     def __init__(self, start: int) -> None:
         self._position = start
         self._committed: int | None = None
         # A dict keeps the order of insertion, so its first key is the lowest offset.
-        self._pending: dict[int, None] = {}
+        self._pending: dict[int, int] = {}
+        self._bytes = 0
         self._is_closed = False
 
     @property
@@ -37,6 +38,11 @@ class PartitionLedger:
     def in_flight(self) -> int:
         """How many records were read and are not acknowledged."""
         return len(self._pending)
+
+    @property
+    def in_flight_bytes(self) -> int:
+        """The size of those records, as far as it was given."""
+        return self._bytes
 
     @property
     def is_closed(self) -> bool:
@@ -54,11 +60,12 @@ class PartitionLedger:
         offset = self.committable
         return None if self._is_closed or offset == self._committed else offset
 
-    def read(self, offsets: Iterable[int], position: int) -> None:
+    def read(self, offsets: Iterable[int], position: int, sizes: Sequence[int] | None = None) -> None:
         """Enter records just read, in order; `position` is the offset to be read after them.
 
-        Raises `ValueError` for an offset that was read before, is out of order or lies beyond
-        `position`: each would let the commit pass a record.
+        `sizes` are those of the records in bytes. Raises `ValueError` for an offset that was
+        read before, is out of order or lies beyond `position`: each would let the commit pass
+        a record.
         """
         if self._is_closed:
             raise ValueError("the ledger is closed")
@@ -68,7 +75,11 @@ class PartitionLedger:
                 raise ValueError(f"offsets {offsets[:5]} ... do not rise from {self._position}")
             if position <= offsets[-1]:
                 raise ValueError(f"position {position} is not beyond offset {offsets[-1]}")
-        self._pending.update(dict.fromkeys(offsets))
+        if sizes is None:
+            self._pending.update(dict.fromkeys(offsets, 0))
+        else:
+            self._pending.update(zip(offsets, sizes, strict=True))
+            self._bytes += sum(sizes)
         self._position = position
 
     def skip_to(self, position: int) -> None:
@@ -80,17 +91,17 @@ class PartitionLedger:
         """Acknowledge one record; false where it changes nothing (twice, unknown, closed)."""
         if self._is_closed:
             return False
-        try:
-            del self._pending[offset]
-        except KeyError:
+        size = self._pending.pop(offset, None)
+        if size is None:
             return False
+        self._bytes -= size
         return True
 
     def ack_all(self, offsets: Iterable[int]) -> None:
         """Acknowledge many records; those that were acknowledged before do not matter."""
         pop = self._pending.pop
         for offset in offsets:
-            pop(offset, None)
+            self._bytes -= pop(offset, 0)
 
     def committed(self, offset: int) -> None:
         """Note that the broker has stored `offset` for the group."""
@@ -101,3 +112,4 @@ class PartitionLedger:
         """End the epoch: nothing is accepted from here on."""
         self._is_closed = True
         self._pending.clear()
+        self._bytes = 0

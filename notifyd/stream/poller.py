@@ -28,7 +28,7 @@ class Poller:
 
     `client` is the `AIOKafkaConsumer`. It reads through `fetched_records` of one partition at
     a time, so that a partition with much to give cannot starve the others; one that is not
-    asked keeps at most one fetch in aiokafka's buffer. `reopen` is called with a flow whose
+    asked keeps at most one fetch in aiokafka's buffer. `on_lost` is called with a flow whose
     offset the broker no longer has. `polled_at` is the monotonic time of the last poll.
     """
 
@@ -38,12 +38,12 @@ class Poller:
         flows: Mapping[TP, PartitionFlow],
         *,
         max_records: int,
-        reopen: Callable[[PartitionFlow], None],
+        on_lost: Callable[[PartitionFlow], None],
     ) -> None:
         self._client = client
         self._flows = flows
         self._max_records = max_records
-        self._reopen = reopen
+        self._on_lost = on_lost
         self._wake = asyncio.Event()
         self._rotation = 0
         #: `None` before the first poll: until the group is joined there is nothing to poll.
@@ -117,7 +117,7 @@ class Poller:
         _log.error(
             "offset_out_of_range", topic=flow.tp.topic, partition=flow.tp.partition, offset=flow.position
         )
-        self._reopen(flow)
+        self._on_lost(flow)
 
     async def wait(self) -> None:
         """Wait for new data, for a window that opens, for a record that is due; a second at most."""

@@ -31,7 +31,10 @@ BatchWork = Callable[[Batch], Awaitable[None]]
 
 
 class LeftUndone(Exception):
-    """Raised by work that leaves its records, unacknowledged, for the partition's next life."""
+    """Raised by work that leaves its records, unacknowledged, for the partition's next life.
+
+    In a live partition, which has no next life soon, it ends the role.
+    """
 
 
 class OnSurprise(Protocol):
@@ -55,10 +58,9 @@ def work_on_records(
     async def work_on(batch: Batch, record: Record) -> None:
         try:
             await work(batch, record)
-        except LeftUndone:
-            return
-        except Exception as error:  # the agent's outer edge: every failure becomes an outcome
-            if not await edge.outcome(batch, record, error):
+        except (Exception, asyncio.CancelledError) as error:  # the outer edge: it becomes an outcome
+            surprise = edge.surprise(batch, error)
+            if surprise is None or not await edge.outcome(batch, record, surprise):
                 return
         else:
             edge.worked(1)
@@ -142,6 +144,24 @@ class _Edge:
             self._done //= 2
             self._failed //= 2
 
+    def surprise(self, batch: Batch, error: BaseException) -> Exception | None:
+        """What there is to handle of an error; `None` where the records were left on purpose.
+
+        Raises it anew where the task is being cancelled. Libraries cancel themselves, too (a
+        timeout of theirs that leaks): that must not pass for the end of the epoch, or the record
+        would stay unacknowledged for ever, and nobody would say so.
+        """
+        if isinstance(error, LeftUndone):
+            if batch.is_live:
+                raise error
+            return None
+        if isinstance(error, asyncio.CancelledError):
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise error
+            return RuntimeError("the work cancelled itself")
+        return error if isinstance(error, Exception) else None
+
     async def outcome(self, batch: Batch, record: Record, error: Exception) -> bool:
         """Turn a surprise into an outcome; false where the role has to end instead."""
         options, topic = self._options, batch.tp.topic
@@ -198,10 +218,10 @@ def work_on_batches(
                 return
             try:
                 await work(batch)
-            except LeftUndone:
-                return
-            except Exception as error:
-                await one_by_one(batch, error)
+            except (Exception, asyncio.CancelledError) as error:
+                surprise = edge.surprise(batch, error)
+                if surprise is not None:
+                    await one_by_one(batch, surprise)
             else:
                 edge.worked(len(batch.records))
                 batch.ack_all()
@@ -214,10 +234,9 @@ def work_on_batches(
         for part in batch.split():
             try:
                 await work(part)
-            except LeftUndone:
-                return
-            except Exception as failure:
-                if not await edge.outcome(batch, part.records[0], failure):
+            except (Exception, asyncio.CancelledError) as failure:
+                surprise = edge.surprise(batch, failure)
+                if surprise is None or not await edge.outcome(batch, part.records[0], surprise):
                     return
                 await skip(part)
             else:
@@ -226,8 +245,13 @@ def work_on_batches(
 
     async def skip(part: Batch) -> None:
         """Pass over a record that was set aside: an empty batch moves what `work` keeps of the place."""
-        await work(part.emptied())
-        part.ack_all()
+        try:
+            await work(part.emptied())
+        except LeftUndone:
+            if part.is_live:
+                raise
+        else:
+            part.ack_all()
 
     async def agent(stream: AsyncIterator[Batch]) -> None:
         async for batch in stream:

@@ -16,6 +16,7 @@ from aiokafka.protocol.group import LeaveGroupRequest
 from notifyd.dev.kafka import LocalKafka
 from notifyd.settings import Settings
 from notifyd.stream.batch import Batch, Record
+from notifyd.stream.start import StartPlan
 from tests.fixtures.engines import Member, committed, ends, make_topic, new_group, produce
 from tests.fixtures.kafka import settings_for
 from tests.fixtures.waiting import eventually
@@ -91,6 +92,7 @@ class Slow(ConsumerRebalanceListener):  # type: ignore[misc]
         self.assigned = set(assigned)
 
 
+@pytest.mark.needs_kafka("the embedded broker holds no member up for another")
 async def test_a_stop_does_not_wait_for_a_rebalance_that_another_member_holds_up(settings: Settings) -> None:
     topic = await make_topic(settings, "groups")
     await produce(settings, topic, values(50))
@@ -195,3 +197,27 @@ async def test_a_member_that_never_started_stops(settings: Settings) -> None:
     await asyncio.wait({starting})
     await asyncio.wait_for(member.stop(), settings.grace_s)
     assert not member.failures
+
+
+async def test_a_live_only_role_loses_nothing_that_was_read_and_not_done_at_a_rebalance(
+    settings: Settings,
+) -> None:
+    topic = await make_topic(settings, "groups", partitions=1)
+    live = {"start": StartPlan(is_live_only=True), "commits": False}
+    gate = asyncio.Event()
+    begun: list[int] = []
+
+    async def work(batch: Batch, record: Record) -> None:
+        begun.append(record.offset)
+        await gate.wait()
+
+    short = settings.model_copy(update={"drain_s": 0.2})
+    member = await Member(short, new_group(), [topic], work=work, concurrency=10, options=live).start()
+    await eventually(lambda: member.app.is_joined, what="the group")
+    await produce(settings, topic, values(300))
+    await eventually(lambda: len(begun) == 10, what="ten at work, and more in line")
+    member.app.engine_consumer.client._coordinator.request_rejoin()
+    await eventually(lambda: len(begun) > 10, what="the next life of the partition")
+    gate.set()
+    await eventually(lambda: len(member.seen) == 300, what="every record")
+    await member.stop()

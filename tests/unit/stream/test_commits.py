@@ -37,13 +37,17 @@ class Client:
         self.stored.append(offset)
 
 
+def _raise(error: BaseException) -> None:
+    raise error
+
+
 def commits_of(client: Client | None) -> tuple[Commits, list[BaseException]]:
     failures: list[BaseException] = []
     return Commits(client, Metrics(), "test", failures.append), failures
 
 
 def flow_of(done: int = 3) -> PartitionFlow:
-    flow = PartitionFlow(TP("t", 0), window=10, on_change=lambda: None)
+    flow = PartitionFlow(TP("t", 0), window=10, on_change=lambda: None, on_failure=_raise)
     flow.start_at(0)
     records = [SimpleNamespace(offset=offset, timestamp=0, value=b"") for offset in range(5)]
     flow.take(records, 5, 0)

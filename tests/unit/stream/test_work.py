@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from faust.types import TP
@@ -11,7 +12,7 @@ from notifyd.errors import ConfigError, PermanentError
 from notifyd.metrics import Metrics
 from notifyd.settings import load_settings
 from notifyd.stream.batch import Batch, Record
-from notifyd.stream.engine import EngineOptions
+from notifyd.stream.engine import Agent, EngineOptions
 from notifyd.stream.flow import PartitionFlow
 from notifyd.stream.work import LeftUndone, work_on_batches, work_on_records
 
@@ -22,8 +23,9 @@ def options_of(failures: list[Exception]) -> EngineOptions:
     )
 
 
-def flow_of() -> PartitionFlow:
-    flow = PartitionFlow(TP("t", 0), window=100, on_change=lambda: None)
+def flow_of(failures: list[BaseException] | None = None) -> PartitionFlow:
+    kept = [] if failures is None else failures
+    flow = PartitionFlow(TP("t", 0), window=100, on_change=lambda: None, on_failure=kept.append)
     flow.start_at(0)
     return flow
 
@@ -32,7 +34,12 @@ def batch_of(flow: PartitionFlow, count: int, keys: list[bytes] | None = None) -
     first = flow.position or 0
     records = [
         SimpleNamespace(
-            offset=first + number, timestamp=0, key=keys[number] if keys else None, topic="t", partition=0
+            offset=first + number,
+            timestamp=0,
+            key=keys[number] if keys else None,
+            value=b"",
+            topic="t",
+            partition=0,
         )
         for number in range(count)
     ]
@@ -48,6 +55,12 @@ async def stream_of(queue: asyncio.Queue[Batch]) -> AsyncIterator[Batch]:
 
 async def no_surprise(record: Record, error: Exception) -> None:
     raise AssertionError(f"not expected: {error!r}")
+
+
+def agent_of(kind: str, work: Any, surprise: Any) -> Agent:
+    make: Any = work_on_records if kind == "records" else work_on_batches
+    made: Agent = make(options_of([]), work, surprise, concurrency=3)
+    return made
 
 
 async def settle() -> None:
@@ -190,18 +203,82 @@ async def test_a_failed_outcome_ends_the_role_and_acks_nothing() -> None:
     assert flow.in_flight == 1
 
 
-async def test_what_is_left_undone_is_neither_acked_nor_set_aside() -> None:
+async def test_what_is_left_undone_in_a_lost_partition_is_neither_acked_nor_set_aside() -> None:
+    failures: list[BaseException] = []
+    flow = flow_of(failures)
+
     async def batch_work(batch: Batch) -> None:
+        flow.close()
         raise LeftUndone
 
     agent = work_on_batches(options_of([]), batch_work, no_surprise, concurrency=1)
     queue: asyncio.Queue[Batch] = asyncio.Queue()
     running = asyncio.ensure_future(agent(stream_of(queue)))
-    flow = flow_of()
     queue.put_nowait(batch_of(flow, 5))
     await settle()
     running.cancel()
-    assert flow.in_flight == 5
+    assert flow.uncommitted is None
+    assert not failures
+
+
+@pytest.mark.parametrize("kind", ["records", "batches"])
+async def test_work_that_leaves_its_records_in_a_partition_that_is_ours_is_a_failure(kind: str) -> None:
+    failures: list[BaseException] = []
+
+    async def work(*_: object) -> None:
+        raise LeftUndone
+
+    agent = agent_of(kind, work, no_surprise)
+    queue: asyncio.Queue[Batch] = asyncio.Queue()
+    running = asyncio.ensure_future(agent(stream_of(queue)))
+    flow = flow_of(failures)
+    queue.put_nowait(batch_of(flow, 1))
+    await settle()
+    running.cancel()
+    assert isinstance(failures[0], LeftUndone)
+    assert flow.in_flight == 1
+
+
+@pytest.mark.parametrize("kind", ["records", "batches"])
+async def test_work_that_cancels_itself_is_a_surprise_and_no_end_of_the_epoch(kind: str) -> None:
+    surprises: list[str] = []
+
+    async def work(batch: Batch, *_: object) -> None:
+        if batch.records:
+            raise asyncio.CancelledError  # as a timeout that leaks out of a library
+
+    async def surprise(record: Record, error: Exception) -> None:
+        surprises.append(str(error))
+
+    agent = agent_of(kind, work, surprise)
+    queue: asyncio.Queue[Batch] = asyncio.Queue()
+    running = asyncio.ensure_future(agent(stream_of(queue)))
+    flow = flow_of()
+    queue.put_nowait(batch_of(flow, 3))
+    await settle()
+    running.cancel()
+    assert surprises == ["the work cancelled itself"] * 3
+    assert flow.uncommitted == 3
+
+
+async def test_a_place_that_cannot_be_moved_over_what_was_set_aside_is_a_failure() -> None:
+    failures: list[BaseException] = []
+
+    async def batch_work(batch: Batch) -> None:
+        raise ZeroDivisionError if batch.records else ConnectionError("the mark cannot be moved")
+
+    async def surprise(record: Record, error: Exception) -> None:
+        pass
+
+    agent = work_on_batches(options_of([]), batch_work, surprise, concurrency=1)
+    queue: asyncio.Queue[Batch] = asyncio.Queue()
+    running = asyncio.ensure_future(agent(stream_of(queue)))
+    flow = flow_of(failures)
+    queue.put_nowait(batch_of(flow, 3))
+    await settle()
+    running.cancel()
+    assert isinstance(failures[0], ConnectionError)
+    assert flow.in_flight == 3
 
 
 async def test_a_draining_partition_begins_nothing_that_is_queued() -> None:

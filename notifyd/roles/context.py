@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -33,6 +35,12 @@ class RoleContext:
     def events(self, role: str) -> EventWriter:
         """Return a writer of events in the name of `role`."""
         return EventWriter(self.producer, self.topics, self.settings, self.metrics, role=role)
+
+    async def flush(self, events: EventWriter) -> None:
+        """Send what `events` still holds; what the broker does not take in time is given up."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.settings.stop_step_s / 2):
+                await events.stop()
 
     def dead_letters(self) -> DeadLetters:
         """Return a writer of dead letters."""

@@ -102,7 +102,7 @@ class DeliverRole(StreamingRole):
         await super().stop()
         for channel in self._channels.values():
             await channel.stop()
-        await self._events.stop()
+        await self.context.flush(self._events)
 
     # One record
 
@@ -115,10 +115,20 @@ class DeliverRole(StreamingRole):
             return
         if job.order is not None and await self._sent_on(job, job.order):
             return
-        results = await asyncio.gather(*(self._deliver(job, user, channel) for user, channel in job.pairs))
+        results = await self._deliver_all(job)
         if results:
             await self._settle(job, results)
             self._retries.settled(job)
+
+    async def _deliver_all(self, job: Job) -> list[_Result]:
+        """Try every delivery of a job; all have ended when it returns or raises."""
+        deliveries = (self._deliver(job, user, channel) for user, channel in job.pairs)
+        results: list[_Result] = []
+        for result in await asyncio.gather(*deliveries, return_exceptions=True):
+            if isinstance(result, BaseException):
+                raise result
+            results.append(result)
+        return results
 
     async def _sent_on(self, job: Job, order: RetryOrder) -> bool:
         """Send a retry that is due later through the largest rung that still fits; no attempt is counted."""
@@ -243,6 +253,7 @@ class DeliverRole(StreamingRole):
                     now_ms + int(at.due_in_s * 1000),
                     job.first_at_ms,
                     job.run,
+                    job.deferrals + 1 if at.attempt == job.attempt else 0,
                 ),
             )
             for (channel, at), users in waiting.items()

@@ -35,8 +35,6 @@ from notifyd.version import VERSION
 
 _PUBLIC_ROLES: Final = frozenset({"ws", "api"})
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
-#: What the drain left of its time is for the last records; at least this.
-_FLUSH_AT_LEAST_S: Final = 1.0
 _T = TypeVar("_T")
 
 
@@ -225,7 +223,7 @@ class _Process:
 
     async def _stop_producer(self, producer: Producer) -> None:
         spent_s = time.monotonic() - self._stopped_at
-        await producer.stop(max(_FLUSH_AT_LEAST_S, self._settings.drain_s - spent_s))
+        await producer.stop(max(self._settings.stop_step_s / 2, self._settings.drain_s - spent_s))
 
     def _last_words(self) -> list[str]:
         return [f"{role.name}: {what}" for role in self._roles for what in role.running]

@@ -66,7 +66,7 @@ class WsRole(StreamingRole):
         await self._hub.drain(self.context.settings.drain_s * _DRAIN_SHARE)
         await super().stop()
         await self._verifier.stop()
-        await self._events.stop()
+        await self.context.flush(self._events)
 
     async def _read(self, stream: AsyncIterator[Batch]) -> None:
         clock = asyncio.get_running_loop().time

@@ -398,7 +398,8 @@ class EngineConsumer(FaustSeams):
         running = await _idle(flows, _CANCEL_LIMIT_S)
         if running:
             _log.error("cancel_ignored", role=self._options.role, running=running[:20], count=len(running))
-        self._leaving.difference_update(flows)
+        # What did not hear its cancellation stays in the watchdog's sight.
+        self._leaving.difference_update(flow for flow in flows if not flow.running)
         self._options.metrics.drain.labels(self._options.role).observe(time.monotonic() - started)
 
     @property
@@ -461,9 +462,12 @@ class EngineConsumer(FaustSeams):
 
 async def _idle(flows: Iterable[PartitionFlow], limit_s: float) -> list[str]:
     """Wait until nothing is at work in `flows`; return what still is when the limit has passed."""
-    idle = asyncio.ensure_future(asyncio.gather(*(flow.wait_idle() for flow in flows)))
-    await asyncio.wait({idle}, timeout=limit_s)
-    idle.cancel()
+    waits = [asyncio.ensure_future(flow.wait_idle()) for flow in flows]
+    if waits:
+        # No `gather`: cancelled later on, it complains of what nobody retrieved.
+        await asyncio.wait(waits, timeout=limit_s)
+    for wait in waits:
+        wait.cancel()
     return [name for flow in flows for name in flow.running]
 
 

@@ -30,6 +30,11 @@ class Job:
     first_at_ms: int
     order: RetryOrder | None = None
 
+    @property
+    def deferrals(self) -> int:
+        """How often this attempt was put off so far."""
+        return self.order.deferrals if self.order is not None else 0
+
 
 def read_message_job(record: Record, limits: Limits) -> Job:
     """Read a record of the input topic; raises `InvalidMessage`.
@@ -71,5 +76,6 @@ class RetryJobs:
 
 
 def _key(message: Message, user: str, order: RetryOrder) -> tuple[object, ...]:
-    # With the due time: a retry that does not count comes back as the same attempt.
-    return (message.id, user, order.channel, order.run, order.attempt, order.due_ms)
+    # Not with the due time: a record that was worked on twice, since its ack was lost, has put two
+    # retries in the topic that differ in it. Each would go on as a chain of its own.
+    return (message.id, user, order.channel, order.run, order.attempt, order.deferrals)

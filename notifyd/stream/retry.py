@@ -19,8 +19,9 @@ ATTEMPT: Final = "notifyd-attempt"
 RUN: Final = "notifyd-run"
 DUE: Final = "notifyd-due"
 FIRST_AT: Final = "notifyd-first-at"
+DEFERRALS: Final = "notifyd-deferrals"
 
-_OURS: Final = frozenset({CHANNEL, USERS, ATTEMPT, RUN, DUE, FIRST_AT})
+_OURS: Final = frozenset({CHANNEL, USERS, ATTEMPT, RUN, DUE, FIRST_AT, DEFERRALS})
 
 _users = msgspec.json.Decoder(tuple[str, ...])
 
@@ -30,6 +31,8 @@ class RetryOrder:
     """What a retry record asks for: attempt number `attempt` of `run`, for `users`, by `channel`.
 
     `due_ms` is when to try, `first_at_ms` when the record came first (both ms since 1970).
+    `deferrals` is how often this attempt was put off without being counted: with it, attempt
+    and run name one step of a chain of retries.
     """
 
     channel: str
@@ -38,6 +41,7 @@ class RetryOrder:
     due_ms: int
     first_at_ms: int
     run: str = FIRST_RUN
+    deferrals: int = 0
 
 
 def retry_record(record: Any, topics: Topics, rung: str, order: RetryOrder) -> OutRecord:
@@ -49,6 +53,7 @@ def retry_record(record: Any, topics: Topics, rung: str, order: RetryOrder) -> O
         (RUN, order.run.encode()),
         (DUE, str(order.due_ms).encode()),
         (FIRST_AT, str(order.first_at_ms).encode()),
+        (DEFERRALS, str(order.deferrals).encode()),
     )
     return OutRecord(
         topics.retry[rung], record.value, key=record.key, headers=(*foreign_headers(record.headers), *ours)
@@ -71,6 +76,7 @@ def read_order(record: Any) -> RetryOrder:
             due_ms=int(found[DUE]),
             first_at_ms=int(found[FIRST_AT]),
             run=found.get(RUN, b"").decode(),
+            deferrals=int(found.get(DEFERRALS, b"0")),
         )
     except (KeyError, ValueError, msgspec.DecodeError) as error:
         raise InvalidMessage(

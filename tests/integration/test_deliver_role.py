@@ -116,6 +116,24 @@ async def test_a_second_copy_of_a_settled_retry_is_passed_over(settings: Setting
         assert sorted(await stages(around, 4)) == ["retry_wait", "retry_wait", "sent", "sent"]
 
 
+async def test_a_chain_of_retries_that_was_forked_is_one_again(settings: Settings) -> None:
+    # As after a kill between the retry's write and the ack of its cause: a second retry of the
+    # same attempt, written later and so due later.
+    script = settings.model_copy(update={"stub_script": "retry,done"})
+    async with surroundings(script) as around, around.running(DeliverRole) as role:
+        await around.send(id=new_id(), to=["alice"], title="Hi", channels=["stub"])
+        await stages(around, 1)
+        (retry,) = await around.records(around.topics.retry["5s"])
+        headers = dict(retry.headers)
+        headers["notifyd-due"] = str(int(headers["notifyd-due"]) + 40).encode()
+        twin = OutRecord(retry.topic, retry.value, key=retry.key, headers=tuple(headers.items()))
+        await around.context.producer.send(twin)
+        await stages(around, 2)
+        app = role.app  # type: ignore[attr-defined]
+        await eventually(lambda: all(flow.in_flight == 0 for flow in app.engine_consumer.flows.values()))
+        assert [event.attempt for event in await around.events()] == [1, 2]
+
+
 async def test_an_unknown_channel_is_dead_and_says_which_there_are(settings: Settings) -> None:
     async with surroundings(settings) as around, around.running(DeliverRole):
         await around.send(id=new_id(), to=["alice"], title="Hi", channels=["pigeon"])

@@ -4,7 +4,8 @@
 - libpq goes on to the next host or address by itself and changes the socket under aiopg, which
   hangs or, under uvloop, raises `RuntimeError`: hosts and addresses are tried one by one here.
 - A socket that libpq closed can have its number taken by another transport, and uvloop refuses to
-  let go of it: such a connection is dropped all the same.
+  let go of it: such a connection is dropped all the same. Or uvloop keeps the closed watcher, and
+  every second attempt to connect fails with `RuntimeError`: tried again at once.
 - A failover leaves connections to a host that has become read-only: the pool empties itself.
 """
 
@@ -207,9 +208,7 @@ class Database:
         connection: aiopg.Connection | None = None
         try:
             # Made first and awaited then, so that one that comes to nothing can be put away.
-            connection = aiopg.Connection(
-                None, timeout_s, enable_json=False, enable_hstore=False, enable_uuid=False, **options
-            )
+            connection = _begin_to_connect(timeout_s, options)
             await connection
             rows = await self._run(connection, self._session, None)
         except BaseException as error:
@@ -305,6 +304,32 @@ def _is_being_cancelled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
+def _begin_to_connect(timeout_s: float, options: Mapping[str, Any]) -> aiopg.Connection:
+    """Open the socket; the connection is there once it was awaited."""
+    for is_last in (False, True):
+        # In two steps, so that one that fails half way can be put away too.
+        connection = aiopg.Connection.__new__(aiopg.Connection)
+        try:
+            aiopg.Connection.__init__(
+                connection,
+                None,
+                timeout_s,
+                enable_json=False,
+                enable_hstore=False,
+                enable_uuid=False,
+                **options,
+            )
+        except RuntimeError:
+            # uvloop still has a closed watcher under the socket's number, of a socket that libpq
+            # closed; to dispose of this one takes that away.
+            _dispose(connection)
+            if is_last:
+                raise
+        else:
+            break
+    return connection
+
+
 def _dispose(connection: aiopg.Connection) -> None:
     try:
         connection.close()
@@ -312,3 +337,6 @@ def _dispose(connection: aiopg.Connection) -> None:
         # uvloop: the socket's number already belongs to another transport.
         with contextlib.suppress(psycopg2.Error):
             connection.raw.close()
+    waiter = connection._waiter
+    if waiter is not None and waiter.done() and not waiter.cancelled():
+        waiter.exception()  # nobody waits any more, which is no error to be logged

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -189,3 +190,21 @@ async def test_faulty_data_is_told_apart_and_the_transaction_leaves_nothing(data
         with pytest.raises(ConfigError, match="notifyd migrate"):
             await database.fetch("SELECT * FROM message")
         assert await database.ping()
+
+
+def test_a_refused_connection_leaves_nothing_behind_that_spoils_the_next(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def try_often() -> list[str]:
+        database = _database(f"postgresql://u:p@127.0.0.1:{_free_port()}/d")
+        said = []
+        for _ in range(6):
+            with pytest.raises(TransientError) as caught:
+                await database.start(wait=False)
+            said.append(caught.value.message)
+            gc.collect()
+        return said
+
+    said = uvloop.run(try_often())
+    assert all("Connection refused" in text for text in said), said
+    assert caplog.records == []

@@ -45,6 +45,7 @@ class Metrics:
         self.loop_lag = self._gauge(
             "notifyd_event_loop_lag_seconds", "How late the event loop ran its last one-second timer."
         )
+        self.tasks = self._gauge("notifyd_tasks", "Tasks of the event loop.")
 
     def _stream(self) -> None:
         self.records = self._counter("notifyd_records_total", "Records taken from a topic.", "role", "topic")

@@ -54,6 +54,7 @@ class Health:
         return self._starting + [f"{role.name}: {what}" for role in roles for what in role.waits_for]
 
     def _observe(self) -> None:
+        self._metrics.tasks.set(len(asyncio.all_tasks()))
         for role in self.roles:
             is_ready = not self.is_stopping and not role.waits_for
             self._metrics.ready.labels(role.name).set(1 if is_ready else 0)

@@ -23,6 +23,7 @@ from notifyd.delivery.retry import RUNGS, RetryAt, RetryPolicy, decide, rung_for
 from notifyd.errors import InvalidMessage
 from notifyd.log import get_logger
 from notifyd.metrics import Metrics
+from notifyd.roles.conflicts import RecentIds
 from notifyd.roles.context import RoleContext
 from notifyd.roles.jobs import Job, RetryJobs, read_message_job
 from notifyd.roles.streaming import StreamingRole, group_of
@@ -80,6 +81,7 @@ class DeliverRole(StreamingRole):
         self._slots = asyncio.Semaphore(settings.deliver_concurrency)
         self._retry_topics = frozenset(retry_topics)
         self._retries = RetryJobs(context.limits)
+        self._recent = RecentIds()
         work = work_on_records(
             options, self._work, self._on_surprise, concurrency=settings.deliver_concurrency
         )
@@ -112,6 +114,10 @@ class DeliverRole(StreamingRole):
             job = self._retries.read(record) if is_retry else read_message_job(record, self.context.limits)
         except InvalidMessage as error:
             await self._on_invalid(record, error, is_ours=is_retry)
+            return
+        if not is_retry and self._recent.is_taken(record, job.message):
+            # `persist` sets it aside; its webhook would speak in the first message's name.
+            self.context.metrics.invalid.labels(self.name, "id_conflict").inc()
             return
         if job.order is not None and await self._sent_on(job, job.order):
             return

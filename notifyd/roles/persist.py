@@ -67,8 +67,13 @@ class PersistRole(StreamingRole):
 
     async def start(self) -> None:
         """Wait for the database, then read."""
-        await self._database.start(wait=True)
-        await require_schema(self._database)
+        while True:
+            await self._database.start(wait=True)
+            try:
+                await require_schema(self._database)
+                break
+            except TransientError:  # gone again; the next start says so and waits
+                await asyncio.sleep(backoff_s(0))
         await super().start()
 
     async def stop(self) -> None:

@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar
 
 import uvloop
 
-from notifyd.errors import PermanentError
+from notifyd.errors import PermanentError, TransientError
 from notifyd.http.health import Health
 from notifyd.http.server import HttpServer, admin_app, public_app
 from notifyd.log import configure_logging, get_logger, is_json
@@ -28,7 +28,7 @@ from notifyd.roles.context import Role, RoleContext
 from notifyd.roles.names import describe_roles
 from notifyd.roles.watchdog import Watchdog
 from notifyd.settings import Settings
-from notifyd.stream.clients import bootstrap_hosts
+from notifyd.stream.clients import backoff_s, bootstrap_hosts
 from notifyd.stream.producer import Producer
 from notifyd.stream.topics import Topics, read_incarnation
 from notifyd.version import VERSION
@@ -159,7 +159,7 @@ class _Process:
             metrics=metrics,
             producer=producer,
             topics=Topics.of(settings),
-            incarnation=await read_incarnation(settings),
+            incarnation=await self._incarnation(),
             limits=Limits.of(settings),
             public=app,
             fail=self._fail,
@@ -169,8 +169,30 @@ class _Process:
         self._health.started(list(self._roles))
         if public is not None:
             await public.start(app)
-        for role in self._roles:
-            await role.start()
+        await self._start_roles()
+
+    async def _incarnation(self) -> str:
+        """Read it, however often the broker goes away meanwhile."""
+        attempt = 0
+        while True:
+            try:
+                return await read_incarnation(self._settings)
+            except TransientError as error:
+                self._log.warning("waiting_for_broker", detail=error.message, remedy=error.remedy)
+                await asyncio.sleep(backoff_s(attempt))
+                attempt += 1
+
+    async def _start_roles(self) -> None:
+        """Start all at once: what one of them waits for is no reason for the others to wait."""
+        starts = [asyncio.create_task(role.start(), name=f"start {role.name}") for role in self._roles]
+        try:
+            done, _ = await asyncio.wait(starts, return_when=asyncio.FIRST_EXCEPTION)
+            for start in done:
+                start.result()
+        finally:
+            for start in starts:
+                start.cancel()
+            await asyncio.wait(starts)
 
     async def _until_stopped(self, work: Coroutine[Any, Any, _T]) -> _T:
         """Run `work`, unless a signal or a failure comes first."""

@@ -3,6 +3,7 @@
 #
 #   make test ARGS="-k webhook"      passes arguments on to pytest
 #   make dev ARGS="--kafka"          ... and to `notifyd dev`
+#   make storm MESSAGES=2000 MINUTES=0.5 SEED=7
 #   make PYTHON=/usr/bin/python3.12 setup
 
 SHELL := /bin/sh
@@ -12,13 +13,17 @@ MAKEFLAGS += --no-print-directory
 BIN := .venv/bin
 ARGS ?=
 NAME ?=
+MESSAGES ?= 100000
+MINUTES ?= 2
+SEED ?= 1
+RATE ?= 0
 PYTHON ?=
 export PYTHON
 
 CODE := notifyd $(wildcard tests benchmarks)
 TESTS := $(wildcard tests/unit tests/integration tests/acceptance)
 
-.PHONY: help setup dev test check kafka bench clean
+.PHONY: help setup dev test check kafka bench storm clean
 
 help: ## Show this
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -45,6 +50,9 @@ kafka: ## Fetch Apache Kafka into .kafka (needs Java 17 and Maven)
 
 bench: setup ## Run the benchmarks, or one: make bench NAME=engine
 	@$(BIN)/python -m benchmarks $(NAME) $(ARGS)
+
+storm: setup ## Kill, stop and freeze roles under load, and count what is lost (docs/how-to/storm.md)
+	@exec $(BIN)/python -m tests.storm --messages $(MESSAGES) --minutes $(MINUTES) --seed $(SEED) --rate $(RATE) $(ARGS)
 
 clean: ## Delete what make and `notifyd dev` made here, .kafka aside
 	rm -rf .venv .dev build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

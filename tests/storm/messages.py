@@ -1,0 +1,74 @@
+"""What the backend of a storm sends: message number n is the same in each storm of a seed. Pure."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+#: Users that have a webhook and no device; as many share a receiver's load.
+HOOK_USERS: Final = 5000
+#: `webhook_host_concurrency` counts by host; on Linux all of 127.0.0.0/8 is this machine.
+HOOK_HOSTS: Final = tuple(f"127.0.0.{number}" for number in range(1, 7))
+
+#: Shares of: webhook alone, push alone, both.
+_KINDS: Final = ("webhook", "ws", "both")
+_SHARES: Final = (50, 35, 15)
+_BUSY_KEY_SHARE: Final = 0.02
+_RANDOM_ID_SHARE: Final = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """Message number `number`: `users` by `channels`; `key` None means its id."""
+
+    number: int
+    users: tuple[str, ...]
+    channels: tuple[str, ...]
+    key: str | None
+    has_random_id: bool
+
+    def parts(self, message_id: str, hook_port: int) -> dict[str, Any]:
+        """Return the arguments of `Notifier.send`."""
+        parts: dict[str, Any] = {
+            "id": message_id,
+            "to": list(self.users),
+            "title": f"Number {self.number}",
+            "type": "storm.message",
+            "channels": list(self.channels),
+        }
+        if self.key is not None:
+            parts["key"] = self.key
+        if "webhook" in self.channels:
+            parts["contacts"] = {user: _contact(user, hook_port) for user in self.users}
+        return parts
+
+
+def _contact(user: str, hook_port: int) -> Mapping[str, Any]:
+    host = HOOK_HOSTS[hash_of(user) % len(HOOK_HOSTS)]
+    return {"userId": user, "webhook": [{"url": f"http://{host}:{hook_port}/{user}"}]}
+
+
+def hash_of(text: str) -> int:
+    """Return a number that is the same in every process (`hash` is not)."""
+    return int.from_bytes(text.encode()[-4:], "big")
+
+
+def plan_message(seed: int, number: int, listeners: int) -> Planned:
+    """Plan message number `number`; `listeners` users have a device that is there."""
+    chance = random.Random(f"message {seed} {number}")
+    (kind,) = chance.choices(_KINDS, _SHARES) if listeners else ("webhook",)
+    if kind == "webhook":
+        users, channels = [f"hook-{chance.randrange(HOOK_USERS)}"], ["webhook"]
+    else:
+        many = chance.randint(1, min(3, listeners)) if kind == "ws" else 1
+        users = [listener(one) for one in chance.sample(range(listeners), many)]
+        channels = ["ws"] if kind == "ws" else ["ws", "webhook"]
+    key = "busy-customer" if chance.random() < _BUSY_KEY_SHARE else None
+    return Planned(number, tuple(users), tuple(channels), key, chance.random() < _RANDOM_ID_SHARE)
+
+
+def listener(number: int) -> str:
+    """Name a user whose device listens."""
+    return f"listener-{number}"

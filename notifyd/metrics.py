@@ -45,6 +45,7 @@ class Metrics:
         self.loop_lag = self._gauge(
             "notifyd_event_loop_lag_seconds", "How late the event loop ran its last one-second timer."
         )
+        self.loop_tasks = self._gauge("notifyd_event_loop_tasks", "Tasks of the event loop not yet done.")
         self.tasks = self._gauge("notifyd_tasks", "Tasks of the event loop.")
 
     def _stream(self) -> None:

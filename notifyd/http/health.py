@@ -74,4 +74,5 @@ class Health:
             due = time.monotonic() + 1.0
             await asyncio.sleep(1.0)
             self._metrics.loop_lag.set(max(0.0, time.monotonic() - due))
+            self._metrics.loop_tasks.set(len(asyncio.all_tasks()))
             self._observe()

@@ -46,10 +46,14 @@ class Commits:
 
     async def last(self, flows: Iterable[PartitionFlow], *, limit_s: float) -> bool:
         """Commit what `flows` allow before they are let go; true if the broker has stored it."""
+        await self.end_routine()
+        return await self._commit(flows, limit_s)
+
+    async def end_routine(self) -> None:
+        """End the commit under way, if there is one: what it is about is being let go, or was lost."""
         if self._routine is not None and not self._routine.done():
             self._routine.cancel()
             await asyncio.wait({self._routine})
-        return await self._commit(flows, limit_s)
 
     async def _commit(self, flows: Iterable[PartitionFlow], limit_s: float) -> bool:
         due = {flow: offset for flow in flows if (offset := flow.uncommitted) is not None}

@@ -380,7 +380,9 @@ class EngineConsumer(FaustSeams):
     async def _let_go(self, flows: list[PartitionFlow], *, is_lost: bool) -> None:
         started = time.monotonic()
         try:
-            if not is_lost:
+            if is_lost:
+                await self._commits.end_routine()
+            else:
                 running = await _idle(flows, self._settings.drain_s)
                 if running:
                     _log.warning(

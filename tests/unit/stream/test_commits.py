@@ -82,6 +82,21 @@ async def test_the_last_commit_of_an_assignment_ends_the_one_under_way() -> None
     assert client.stored == [2]
 
 
+async def test_a_commit_under_way_ends_with_the_partitions_that_were_lost() -> None:
+    client = Client()
+    client.gate.clear()
+    commits, _ = commits_of(client)
+    routine = asyncio.create_task(commits.routine([flow_of()], limit_s=60))
+    while not client.begun:  # noqa: ASYNC110  the very step after it began
+        await asyncio.sleep(0)
+    await asyncio.wait_for(commits.end_routine(), 1)
+    await asyncio.wait_for(routine, 1)
+    client.gate.set()
+    await asyncio.sleep(0)
+    # Repeated now, it would be signed as from a member of the present group.
+    assert client.stored == []
+
+
 async def test_a_commit_that_takes_too_long_is_given_up_and_comes_again() -> None:
     client = Client()
     client.gate.clear()

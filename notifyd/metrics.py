@@ -119,6 +119,18 @@ class Metrics:
             "notifyd_ws_acks_refused_total", "Acknowledged ids that cannot be of that user.", "reason"
         )
         self.evicted = self._counter("notifyd_ws_evictions_total", "Connections cut for not reading.")
+        self.resumes = self._counter(
+            "notifyd_ws_resumes_total", "Welcomes of clients that came back, by what was missing.", "missing"
+        )
+        self.replayed = self._counter(
+            "notifyd_ws_messages_replayed_total", "Messages sent because a client had missed them."
+        )
+        self.resent = self._counter(
+            "notifyd_ws_messages_resent_total", "Messages sent again because nobody acknowledged them."
+        )
+        self.window_bytes = self._gauge(
+            "notifyd_ws_window_bytes", "Memory of the messages kept for clients that come back, estimated."
+        )
         self.ingest_bytes = self._counter(
             "notifyd_ws_ingest_bytes_total", "Bytes of messages read by this ws process."
         )

@@ -65,8 +65,11 @@ class PushClient:
     Messages that come twice are left out. With `acks` a message is acknowledged when the next
     frame is asked for, so when the loop's body has ended; with `acks_itself=False` by `ack(id)`.
     Acks are repeated over reconnects until the server confirms them. `cursor` is to be stored by
-    who wants to go on later from here. `on_state` gets `connecting`, `open`, `waiting` or
-    `closed`, and a detail for people. Raises `PushClosed` when coming again cannot help.
+    who wants to go on later from here: it never claims more than what was iterated over.
+    `on_gap`, plain or async, gets the `welcome` of a server that cannot say what was missed, and reads
+    the inbox; the cursor moves when it has returned, and where it raises the gap is kept for the
+    next connection. Without it the gap is told by that frame alone. `on_state` gets `connecting`,
+    `open`, `waiting` or `closed`, and a detail for people. Raises `PushClosed` when coming again cannot help.
     """
 
     def __init__(
@@ -80,6 +83,7 @@ class PushClient:
         acks_itself: bool = True,
         confirm_s: float = 2.0,
         on_state: Callable[[str, str], None] | None = None,
+        on_gap: Callable[[Frame], Awaitable[None] | None] | None = None,
         random_: random.Random | None = None,
     ) -> None:
         self.url = url
@@ -90,6 +94,7 @@ class PushClient:
         self._acks_itself = acks and acks_itself
         self._confirm_s = confirm_s
         self._on_state = on_state
+        self._on_gap = on_gap
         self._session: aiohttp.ClientSession | None = None
         self._random = random_ or random.Random()
         self._ws: aiohttp.ClientWebSocketResponse | None = None
@@ -130,6 +135,8 @@ class PushClient:
         while not self._is_closed:
             while self._frames:
                 frame = self._frames.popleft()
+                if frame.get("op") == "welcome" and frame.get("missing") == "inbox":
+                    await self._fill_gap(frame)
                 if self._take(frame):
                     return frame
             await self._receive()
@@ -162,7 +169,10 @@ class PushClient:
                 while len(self._receipts) and not self._is_closed:
                     while self._frames:
                         frame = self._frames.popleft()
-                        if frame.get("op") == "msg":
+                        if frame.get("op") == "welcome":
+                            self._open(frame)
+                        # What moves the cursor waits for its turn behind what it covers.
+                        if frame.get("op") in {"msg", "welcome", "pos"}:
                             kept.append(frame)
                         else:
                             self._take(frame)
@@ -187,12 +197,8 @@ class PushClient:
         if op == "msg":
             return self._take_message(frame)
         if op == "welcome":
-            self._opened_at = self._now()
-            self._heartbeat_s = float(frame.get("heartbeat", _CONNECT_TIMEOUT_S))
+            self._open(frame)
             self._move_to(frame)
-            self._receipts.begin()
-            self._is_due.set()
-            self._say("open", f"session {frame.get('session')}")
         elif op == "pos":
             self._move_to(frame)
         elif op == "ok":
@@ -203,6 +209,29 @@ class PushClient:
         elif op == "error":
             self._last_error = frame
         return True
+
+    def _open(self, frame: Frame) -> None:
+        """Begin the session; a second `welcome` only says that nothing is missing any more."""
+        if self._opened_at is None:
+            self._opened_at = self._now()
+            self._heartbeat_s = float(frame.get("heartbeat", _CONNECT_TIMEOUT_S))
+            self._receipts.begin()
+            self._is_due.set()
+            self._say("open", f"session {frame.get('session')}")
+
+    async def _fill_gap(self, frame: Frame) -> None:
+        """Have the inbox read; what comes later on this connection waits, the cursor too."""
+        if self._on_gap is None:
+            return
+        try:
+            result = self._on_gap(frame)
+            if inspect.isawaitable(result):
+                await result
+        except BaseException:
+            # The cursor has not moved: the next connection is told of the gap again.
+            self._frames.clear()
+            await self._leave("the gap was not filled")
+            raise
 
     def _take_message(self, frame: Frame) -> bool:
         partition, _, offset = str(frame.get("at", "")).partition(":")

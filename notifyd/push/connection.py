@@ -26,7 +26,9 @@ from notifyd.push.protocol import (
 from notifyd.push.websocket import FrameReader, ProtocolViolation, encode_close, encode_frame
 
 if TYPE_CHECKING:
+    from notifyd.message.envelope import Message
     from notifyd.push.hub import Hub
+    from notifyd.push.resume import Resume
 
 #: Objects joined into one WebSocket frame hold no more than this: receivers have limits too
 #: (the `websockets` library takes 1 MiB, aiohttp 4 MiB). A message above it goes alone.
@@ -88,9 +90,12 @@ class Connection(asyncio.Protocol):
         "due_at",
         "expires_at_s",
         "is_dirty",
+        "is_watched",
         "reads",
+        "resume",
         "session",
         "state",
+        "unacked",
         "unconfirmed",
         "user",
         "wants_acks",
@@ -120,6 +125,12 @@ class Connection(asyncio.Protocol):
         self.is_dirty = False
         #: Ids whose confirmation is on its way.
         self.unconfirmed = 0
+        #: What its client missed, until it has that.
+        self.resume: Resume | None = None
+        #: Messages that its client has not acknowledged: since when, and how often they came again.
+        self.unacked: dict[str, tuple[Message, float, int]] | None = None
+        #: The hub has it on the list of those with something unacknowledged.
+        self.is_watched = False
 
     # What asyncio calls
 
@@ -136,6 +147,8 @@ class Connection(asyncio.Protocol):
         self._early = None
         self._greet = None
         self._unflushed = 0
+        self.resume = None
+        self.unacked = None
         self._hub.forget(self, is_sudden=is_sudden)
 
     def eof_received(self) -> None:
@@ -148,8 +161,10 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """Go on with what is due."""
         self._is_paused = False
-        if self._pending and self.state is State.OPEN:
+        if self._pending and self.state is State.OPEN and not self.is_dirty:
             self._hub.mark_dirty(self)
+        if self.resume is not None:
+            self._hub.on_writable(self)
 
     def data_received(self, data: bytes) -> None:
         """Read what came; a client that breaks a rule is told why and let go."""
@@ -173,6 +188,11 @@ class Connection(asyncio.Protocol):
         self._count(reader.frames - before)
 
     # What the hub calls
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether its client has to read before more is written."""
+        return self._is_paused
 
     @property
     def unsent(self) -> int:

@@ -13,28 +13,23 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 from notifyd.delivery.event import EventSink
-from notifyd.errors import InvalidMessage
 from notifyd.log import get_logger
-from notifyd.message.envelope import Message, public_envelope
-from notifyd.message.versions import cast as cast_content
+from notifyd.message.envelope import Message
 from notifyd.metrics import Metrics
-from notifyd.push.connection import Connection, Frame, Note, State
+from notifyd.push.connection import Connection, Frame, State
 from notifyd.push.cursor import Cursor, encode_cursor, encode_place
+from notifyd.push.encoding import Encoder
 from notifyd.push.outbox import FLUSH_SLICE, Outbox
-from notifyd.push.protocol import (
-    CloseCode,
-    Hello,
-    Mark,
-    encode_drain,
-    encode_message,
-    encode_pos,
-    encode_welcome,
-)
+from notifyd.push.protocol import CloseCode, Hello, Mark, encode_drain, encode_pos, encode_welcome
 from notifyd.push.receipts import Receipts
+from notifyd.push.replay import Missing, Replays
+from notifyd.push.resume import SKIP
 from notifyd.push.sweep import EXPIRY_LEAD_S, Sweep
+from notifyd.push.unacked import Unacked
+from notifyd.push.window import Entry, Window
 from notifyd.settings import Settings
 
 #: Different sets of content versions that are kept once each instead of per connection.
@@ -68,7 +63,10 @@ class PushLimits:
 
 
 class Hub:
-    """Connections by user. Used from one event loop; nothing here waits but `drain`."""
+    """Connections by user. Used from one event loop; nothing here waits but `drain`.
+
+    `log_end` tells the offset after the last record of a partition, as far as it is known.
+    """
 
     def __init__(
         self,
@@ -78,6 +76,7 @@ class Hub:
         pod: str,
         *,
         incarnation: str = "",
+        log_end: Callable[[int], int] = lambda partition: 0,
         now: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -93,8 +92,20 @@ class Hub:
         self._is_empty: asyncio.Event | None = None
         self._open = 0
         self._interned: dict[tuple[str, ...], tuple[str, ...]] = {}
-        self._positions: dict[int, int] = {}
         self._pos: Frame | None = None
+        self._cursor: str | None = None
+        self._window = Window(settings.ws_window_bytes, settings.ws_window_s)
+        self._encoder = Encoder(metrics, now=now)
+        self._unacked = Unacked(self._send_again)
+        self._replays = Replays(
+            self._window,
+            incarnation=incarnation,
+            log_end=log_end,
+            max_unsent_bytes=settings.ws_max_unsent_bytes,
+            monotonic=monotonic,
+            deliver=self._replay,
+            welcome=self._welcome_back,
+        )
         self._outbox = Outbox(events, metrics, pod=pod, now=now, wants_acks=self._wants_acks)
         self._frames_in = {
             op: metrics.frames_in.labels(op=op) for op in ("hello", "ack", "seen", "read", "unknown")
@@ -132,15 +143,38 @@ class Hub:
 
     # Messages
 
+    def begin(self, partition: int, offset: int) -> None:
+        """Read a partition from `offset` on. Where that does not join what was read before, all
+        connections are ended: they come again, and learn what they missed.
+        """
+        at = self._window.ends.get(partition)
+        if at == offset:
+            return
+        self._window.begin(partition, offset)
+        self._moved()
+        if at is not None:
+            _log.warning("push_gap", partition=partition, was_at=at, goes_on_at=offset)
+            for connection in list(self._all):
+                connection.close(CloseCode.GOING_AWAY)
+
+    def position(self, partition: int) -> int | None:
+        """Return the offset up to which a partition has been looked at; None for an unknown one."""
+        return self._window.ends.get(partition)
+
     def publish(self, message: Message, partition: int, offset: int) -> int:
-        """Put a message in line for every connection of its recipients; return to how many.
+        """Keep a message, and put it in line for every connection of its recipients; return to how many.
 
         Never waits. A message that is not for `ws`, has expired or is not due yet goes to nobody.
         """
-        is_newer = offset >= self._positions.get(partition, 0)
-        self.advance(partition, offset)
+        is_newer = offset >= self._window.ends.get(partition, 0)
+        now_s = self.monotonic()
+        if is_newer and self._encoder.may_go(message):
+            self._window.add(partition, offset, message, now_s)
+            self._moved()
+        else:
+            self.advance(partition, offset + 1)
         targets = [here for user in message.recipients if (here := self._users.get(user)) is not None]
-        if not targets or not self._is_due(message):
+        if not targets or not self._encoder.is_due(message):
             return 0
         if not self._receipts.remember(message):
             self._metrics.invalid.labels(role="ws", reason="id_conflict").inc()
@@ -148,28 +182,40 @@ class Hub:
         # An older place than we have been at (the reader went back) has no `at`: `at` only rises.
         place = encode_place(partition, offset) if is_newer else None
         note = self._outbox.note(message)
-        frames: dict[tuple[str, ...], Frame | None] = {}
+        frames: dict[tuple[tuple[str, ...], str | None], Frame | None] = {}
         count = 0
         for here in targets:
             for connection in here:
-                reads = connection.reads
-                if reads not in frames:
-                    frames[reads] = self._encode(message, reads, place, note)
-                frame = frames[reads]
+                at = place
+                resume = connection.resume
+                if resume is not None and is_newer:
+                    found = resume.at_of(partition, offset)
+                    # Until its welcome it is served from the window, where this message is now.
+                    if not resume.is_welcomed or found is SKIP:
+                        continue
+                    at = found
+                key = (connection.reads, at)
+                if key not in frames:
+                    frames[key] = self._encoder.encode(message, connection.reads, at, note)
+                frame = frames[key]
                 if frame is not None and connection.send(frame):
                     count += 1
+                    if connection.wants_acks:
+                        self._unacked.expect(connection, message, now_s)
         return count
 
-    def advance(self, partition: int, offset: int) -> None:
-        """Note that everything of a partition up to `offset` has been looked at."""
-        if offset >= self._positions.get(partition, 0):
-            self._positions[partition] = offset + 1
-            self._pos = None
+    def advance(self, partition: int, end: int) -> None:
+        """Note that everything of a partition below `end` has been looked at."""
+        if end > self._window.ends.get(partition, -1):
+            self._window.advance(partition, end)
+            self._moved()
 
     @property
     def cursor(self) -> str:
         """The place of a client that has got everything so far, encoded."""
-        return encode_cursor(Cursor(self.incarnation, self._positions))
+        if self._cursor is None:
+            self._cursor = encode_cursor(Cursor(self.incarnation, self._window.ends))
+        return self._cursor
 
     # Connections: from the endpoint
 
@@ -198,11 +244,11 @@ class Hub:
             here.append(connection)
         self._open += 1
         self._metrics.connections.set(self._open)
-        # This process keeps no past: who was here before may have missed something, and is told.
-        missing: Literal["inbox"] | None = None if hello.cursor is None else "inbox"
-        welcome = encode_welcome(connection.session, self.cursor, self._heartbeat_s, 0, missing)
-        connection.send(Frame(welcome))
         self._sweep.add(connection)
+        if hello.cursor is None:
+            self._welcome(connection, None)
+        else:
+            self._replays.begin(connection, hello)
         connection.take_early()
 
     async def drain(self, window_s: float) -> None:
@@ -233,6 +279,7 @@ class Hub:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._is_empty.wait(), _LINGER_S)
         self._sweep.stop()
+        self._replays.stop()
         for connection in list(self._all):
             connection.abort()
         await asyncio.sleep(0)
@@ -266,8 +313,13 @@ class Hub:
         """Have a connection flushed at the end of this tick."""
         self._outbox.add(connection)
 
+    def on_writable(self, connection: Connection) -> None:
+        """Go on with what its client missed: there is room again."""
+        self._replays.on_writable(connection)
+
     def take_mark(self, connection: Connection, mark: Mark) -> None:
         """Take a client's `ack`, `seen` or `read`."""
+        self._unacked.confirm(connection, mark.ids)
         self._receipts.take(connection, mark)
 
     def count_frame(self, op: str) -> None:
@@ -282,8 +334,17 @@ class Hub:
 
     # What the sweep asks for
 
+    def tick(self) -> None:
+        """Look again at who waits: for proof of a place, for acks."""
+        self._replays.run_due()
+        self._unacked.run_due(self.monotonic())
+        self._metrics.window_bytes.set(self._window.bytes)
+
     def beat(self, connection: Connection) -> None:
         """Send a heartbeat that says how far this connection has got."""
+        if connection.resume is not None:
+            connection.send(Frame(encode_pos(self._cursor_of(connection))))
+            return
         if self._pos is None:
             self._pos = Frame(encode_pos(self.cursor))
         connection.send(self._pos)
@@ -303,29 +364,51 @@ class Hub:
 
     # Within
 
-    def _is_due(self, message: Message) -> bool:
-        try:
-            content = message.content
-        except InvalidMessage as error:
-            self._metrics.invalid.labels(role="ws", reason=error.reason).inc()
-            return False
-        if "ws" not in content.channels:
-            return False
-        # Judged by the record's own time, as every role does: the record that releases it is younger.
-        if content.not_before_ms is not None and content.not_before_ms > message.timestamp_ms:
-            return False
-        expires_at_ms = content.expires_at_ms(message.timestamp_ms)
-        return expires_at_ms is None or expires_at_ms > self.now() * 1000
+    def _moved(self) -> None:
+        self._cursor = self._pos = None
 
-    def _encode(
-        self, message: Message, reads: tuple[str, ...], place: str | None, note: Note
-    ) -> Frame | None:
-        try:
-            public = public_envelope(message, cast_content(message.content_raw, reads))
-        except InvalidMessage as error:
-            self._metrics.invalid.labels(role="ws", reason=error.reason).inc()
-            return None
-        return Frame(encode_message(public, place), note)
+    def _cursor_of(self, connection: Connection) -> str:
+        """Encode what a connection has got."""
+        resume = connection.resume
+        if resume is None:
+            return self.cursor
+        if resume.is_over(self._window.ends):
+            connection.resume = None
+            return self.cursor
+        return encode_cursor(Cursor(self.incarnation, resume.vector(self._window.ends)))
+
+    def _welcome_back(self, connection: Connection, missing: Missing | None) -> None:
+        self._metrics.resumes.labels(missing or "nothing").inc()
+        self._welcome(connection, missing)
+
+    def _welcome(self, connection: Connection, missing: Missing | None) -> None:
+        replayed = connection.resume.replayed if connection.resume is not None else 0
+        cursor = self._cursor_of(connection)
+        welcome = encode_welcome(connection.session, cursor, self._heartbeat_s, replayed, missing)
+        connection.send(Frame(welcome))
+
+    def _replay(self, connection: Connection, entry: Entry, at: str | None) -> bool:
+        """Send a message of the window to one that missed it; False where it is not to be had any more."""
+        message = entry.message
+        if not self._encoder.is_due(message) or not self._receipts.remember(message):
+            return False
+        frame = self._encoder.encode_again(message, connection.reads, at, self._outbox.note_of_past)
+        if frame is None or not connection.send(frame):
+            return False
+        self._metrics.replayed.inc()
+        if connection.wants_acks:
+            self._unacked.expect(connection, message, self.monotonic())
+        return True
+
+    def _send_again(self, connection: Connection, message: Message) -> bool:
+        """Send what was not acknowledged; False where that has no use any more."""
+        if not self._encoder.is_due(message):
+            return False
+        frame = self._encoder.encode(message, connection.reads, None, None, is_resend=True)
+        if frame is None or not connection.send(frame):
+            return False
+        self._metrics.resent.inc()
+        return True
 
     def _wants_acks(self, user: str) -> bool:
         return any(connection.wants_acks for connection in self._users.get(user, ()))

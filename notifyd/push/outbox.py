@@ -20,10 +20,11 @@ FLUSH_SLICE: Final = 256
 class Sending:
     """One message on its way to sockets: `sent` once per user, however many devices."""
 
-    __slots__ = ("_done", "_outbox", "message")
+    __slots__ = ("_done", "_is_live", "_outbox", "message")
 
-    def __init__(self, outbox: Outbox, message: Message) -> None:
+    def __init__(self, outbox: Outbox, message: Message, *, is_live: bool) -> None:
         self._outbox = outbox
+        self._is_live = is_live
         self._done: set[str] = set()
         self.message = message
 
@@ -31,9 +32,10 @@ class Sending:
         """Count one frame, and note the user where this is the first."""
         self._outbox.pushed += 1
         if user not in self._done:
-            is_first = not self._done
+            # How long a message of the past took says nothing of how quick this process is.
+            is_measured = self._is_live and not self._done
             self._done.add(user)
-            self._outbox.on_sent(self.message, user, is_first)
+            self._outbox.on_sent(self.message, user, is_measured)
 
 
 class Outbox:
@@ -60,8 +62,12 @@ class Outbox:
         self.pushed = 0
 
     def note(self, message: Message) -> Sending:
-        """Make the note that a message's frames carry."""
-        return Sending(self, message)
+        """Make the note that the frames of a live message carry."""
+        return Sending(self, message, is_live=True)
+
+    def note_of_past(self, message: Message) -> Sending:
+        """Make the note that the frames of a replayed message carry."""
+        return Sending(self, message, is_live=False)
 
     def add(self, connection: Connection) -> None:
         """Have a connection flushed at the end of this tick."""
@@ -90,10 +96,10 @@ class Outbox:
         self._dirty.clear()
         self._post()
 
-    def on_sent(self, message: Message, user: str, is_first: bool) -> None:
+    def on_sent(self, message: Message, user: str, is_measured: bool) -> None:
         """Note that a user has a message on one socket; the event goes with this tick's others."""
         at_s = self._now()
-        if is_first:
+        if is_measured:
             self._metrics.ingest_to_push.observe(max(0.0, at_s - message.timestamp_ms / 1000))
         self._sent.append(
             Event(

@@ -159,8 +159,10 @@ def encode_welcome(
     )
 
 
-def encode_message(public: bytes, at: str | None) -> bytes:
+def encode_message(public: bytes, at: str | None, *, is_resend: bool = False) -> bytes:
     """Wrap a public envelope (JSON bytes) into `msg`; `at` is `<partition>:<offset>`."""
+    if is_resend:
+        return b'{"op":"msg","resend":true,"message":%b}' % public
     if at is None:
         return b'{"op":"msg","message":%b}' % public
     return b'{"op":"msg","at":"%b","message":%b}' % (at.encode(), public)

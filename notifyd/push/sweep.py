@@ -26,6 +26,9 @@ EXPIRY_LEAD_S: Final = 5.0
 class SweepActions(Protocol):
     """What the sweep has done to a connection whose time has come."""
 
+    def tick(self) -> None:
+        """Do what is due by the clock, whichever the connection."""
+
     def beat(self, connection: Connection) -> None:
         """Send a heartbeat."""
 
@@ -106,6 +109,7 @@ class Sweep:
                 connection.abort()
         if self._expiring:
             self._run_expiring()
+        self._actions.tick()
         for _ in range(_SLICE):
             if not self._beats or self._beats[0].due_at > at_s:
                 return False

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Final
+
+from faust.types import TP
 
 from notifyd.errors import InvalidMessage
 from notifyd.message.envelope import decode
@@ -13,12 +15,13 @@ from notifyd.metrics import Metrics
 from notifyd.push.auth import TokenVerifier
 from notifyd.push.endpoint import add_push_routes
 from notifyd.push.hub import Hub
+from notifyd.push.window import ENTRY_BYTES
 from notifyd.roles.context import RoleContext
 from notifyd.roles.streaming import StreamingRole, group_of
 from notifyd.settings import Settings
 from notifyd.stream.batch import Batch, Record
 from notifyd.stream.engine import EngineOptions
-from notifyd.stream.start import StartPlan
+from notifyd.stream.start import Start, StartPlan
 
 #: Connections are told to go and closed within this share of the drain time.
 _DRAIN_SHARE: Final = 0.6
@@ -27,7 +30,11 @@ _TURN_S: Final = 0.02
 
 
 class WsRole(StreamingRole):
-    """Pushes live messages. It commits nothing: a pod that starts anew starts at what is live."""
+    """Pushes live messages, and keeps the last minutes of them for clients that come back.
+
+    It commits nothing: a new process starts a window back, and is ready when it has read all that
+    was there at its start.
+    """
 
     name = "ws"
 
@@ -39,15 +46,27 @@ class WsRole(StreamingRole):
             settings=settings,
             metrics=context.metrics,
             fail=context.fail,
-            start=StartPlan(is_live_only=True),
+            start=StartPlan(
+                back_s=settings.ws_window_s,
+                # More of one partition would not fit into the window.
+                back_records=settings.ws_window_bytes // ENTRY_BYTES,
+                on_starts=self._on_starts,
+            ),
             commits=False,
         )
         super().__init__(context, options)
         self._events = context.events(self.name)
         self._hub = Hub(
-            settings, context.metrics, self._events, settings.pod_name, incarnation=context.incarnation
+            settings,
+            context.metrics,
+            self._events,
+            settings.pod_name,
+            incarnation=context.incarnation,
+            log_end=self._log_end,
         )
         self._verifier = TokenVerifier(settings)
+        self._unread: dict[int, int] | None = None
+        self._continued: dict[int, int] = {}
         add_push_routes(context.public, self._hub, self._verifier, settings)
         self.app.add_agent([context.topics.messages], self._read, name="ws")
 
@@ -57,7 +76,7 @@ class WsRole(StreamingRole):
         TokenVerifier(settings)
 
     async def start(self) -> None:
-        """Read; the public server lets clients in once the group is joined."""
+        """Read; the public server lets clients in once the group is joined and the window is filled."""
         await self._events.start()
         await super().start()
 
@@ -68,27 +87,69 @@ class WsRole(StreamingRole):
         await self._verifier.stop()
         await self.context.flush(self._events)
 
+    @property
+    def waits_for(self) -> list[str]:
+        """Ready takes the window, beside the group."""
+        return super().waits_for + ([] if self._is_filled() else ["replay window"])
+
+    # Reading
+
+    def _on_starts(self, starts: Mapping[TP, Start]) -> None:
+        if self._unread is None:
+            self._unread = {tp.partition: start.end for tp, start in starts.items()}
+        for tp, start in starts.items():
+            position = self._hub.position(tp.partition)
+            if position is None or start.end < position:
+                self._hub.begin(tp.partition, start.offset)
+            elif start.is_continued:
+                self._continued[tp.partition] = start.offset
+
+    def _join(self, partition: int, start: int) -> None:
+        """Let a batch follow what was read before; where records between are missing, say so."""
+        if self._continued.get(partition) == start:
+            # What lay between the last batch and this one were no records.
+            del self._continued[partition]
+            self._hub.advance(partition, start)
+        elif start > (self._hub.position(partition) or 0):
+            self._hub.begin(partition, start)
+
+    def _is_filled(self) -> bool:
+        """Whether everything was read that was there at the start."""
+        if self._unread:
+            flows = self.app.engine_consumer.flows
+            for partition, end in list(self._unread.items()):
+                flow = flows.get(TP(self.context.topics.messages, partition))
+                # Its position passes transaction markers too, which no batch ends with.
+                if flow is not None and (flow.position or 0) >= end and not flow.in_flight:
+                    del self._unread[partition]
+        return self._unread is not None and not self._unread
+
     async def _read(self, stream: AsyncIterator[Batch]) -> None:
         clock = asyncio.get_running_loop().time
         async for batch in stream:
             if not batch.is_live:
                 continue  # it comes again, in the next life of its partition
-            began = clock()
+            partition, began = batch.tp.partition, clock()
+            self._join(partition, batch.start)
             for record in batch.records:
-                self._push(record)
+                # What was read in the former life of its partition and not acked comes again.
+                if record.offset >= (self._hub.position(partition) or 0):
+                    self._push(record)
                 if clock() - began > _TURN_S:
                     await asyncio.sleep(0)  # heartbeats, of clients and of Kafka, have their turn
                     began = clock()
-            self._hub.advance(batch.tp.partition, batch.end - 1)
+            self._hub.advance(partition, batch.end)
             batch.ack_all()
 
     def _push(self, record: Record) -> None:
         metrics = self.context.metrics
         metrics.ingest_bytes.inc(len(record.value or b""))
-        if not self._hub.connections:
-            return
         try:
             message = decode(record.value, timestamp_ms=record.timestamp, limits=self.context.limits)
             self._hub.publish(message, record.partition, record.offset)
         except InvalidMessage as error:
             metrics.invalid.labels(self.name, error.reason).inc()
+
+    def _log_end(self, partition: int) -> int:
+        consumer, tp = self.app.engine_consumer, TP(self.context.topics.messages, partition)
+        return consumer.highwater(tp) if tp in consumer.flows else 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -22,16 +23,31 @@ Places = Callable[[Sequence[TP]], Awaitable[Mapping[TP, int]]]
 
 
 @dataclass(frozen=True, slots=True)
+class Start:
+    """Where reading of a partition begins, and where the partition ended at that moment.
+
+    `is_continued`: exactly where it stopped before, so that nothing lies between.
+    """
+
+    offset: int
+    end: int
+    is_continued: bool
+
+
+@dataclass(frozen=True, slots=True)
 class StartPlan:
     """How a role starts its partitions.
 
     `places` overrides the group's committed offsets (`persist` starts at its marks).
-    `is_live_only` starts at the end of what is there (`ws`): partitions that appear later
-    start at 0, and those that come back after a rebalance where reading stopped.
+    `back_s` starts at the records of so many seconds ago, `back_records` before the end at most (`ws`):
+    partitions that appear later start at 0, and those that come back after a rebalance where
+    reading stopped. `on_starts` is then told each time, before anything is read.
     """
 
     places: Places | None = None
-    is_live_only: bool = False
+    back_s: float | None = None
+    back_records: int = 1_000_000
+    on_starts: Callable[[Mapping[TP, Start]], None] | None = None
 
 
 #: At the group's committed offsets; at the earliest record where there are none.
@@ -61,8 +77,11 @@ async def plan_starts(
         ends = await read_ends(settings, ends)
     first = {TP(tp.topic, tp.partition): offset for tp, offset in earliest.items()}
     end = {TP(tp.topic, tp.partition): offset for tp, offset in ends.items()}
-    if plan.is_live_only:
-        return _live(tps, first, end, known, last_position)
+    if plan.back_s is not None:
+        planned = await _plan_back(client, tps, plan, plan.back_s, first, end, known, last_position)
+        if plan.on_starts is not None:
+            plan.on_starts(planned)
+        return {tp: start.offset for tp, start in planned.items()}
     if plan.places is not None:
         places = dict(await plan.places(tps))
     else:
@@ -72,21 +91,45 @@ async def plan_starts(
     return {tp: _checked(tp, places.get(tp), first[tp], end[tp], may_skip) for tp in tps}
 
 
-def _live(
+async def _plan_back(  # noqa: PLR0917
+    client: Any,
     tps: Sequence[TP],
+    plan: StartPlan,
+    back_s: float,
     first: Mapping[TP, int],
     end: Mapping[TP, int],
     known: Collection[TP],
     last_position: Mapping[TP, int],
-) -> dict[TP, int]:
-    is_first_assignment = not known
-    starts = {}
+) -> dict[TP, Start]:
+    # One that was given to us before and never read is no later one.
+    fresh = [tp for tp in tps if tp not in last_position and (not known or tp in known)]
+    back = await _offsets_back(client, fresh, back_s)
+    planned = {}
     for tp in tps:
-        if tp in last_position:
-            starts[tp] = min(max(last_position[tp], first[tp]), end[tp])
+        stopped_at = last_position.get(tp)
+        if stopped_at is not None:
+            offset = stopped_at
+        elif tp in fresh:
+            offset = max(back.get(tp, end[tp]), end[tp] - plan.back_records)
         else:
-            starts[tp] = end[tp] if is_first_assignment else first[tp]
-    return starts
+            offset = 0
+        offset = min(max(offset, first[tp]), end[tp])
+        planned[tp] = Start(offset, end[tp], is_continued=offset == stopped_at)
+    return planned
+
+
+async def _offsets_back(client: Any, tps: Sequence[TP], back_s: float) -> dict[TP, int]:
+    """Return the first offset of the last `back_s` seconds, where a partition has one."""
+    if not tps or not back_s:
+        return {}
+    since_ms = int((time.time() - back_s) * 1000)
+    found = await client.offsets_for_times({TopicPartition(tp.topic, tp.partition): since_ms for tp in tps})
+    return {
+        TP(tp.topic, tp.partition): one.offset
+        for tp, one in found.items()
+        # The embedded broker says offset 0 of time -1 where there is none.
+        if one is not None and one.timestamp >= 0
+    }
 
 
 def _checked(tp: TP, place: int | None, first: int, end: int, may_skip_lost: bool) -> int:

@@ -203,7 +203,7 @@ async def test_live_only_starts_at_the_end_and_goes_on_after_a_rebalance(setting
     topic = await make_topic(settings, "engine", partitions=1)
     await produce(settings, topic, values(10, "old"))
     group = new_group()
-    live = {"start": StartPlan(is_live_only=True), "commits": False}
+    live = {"start": StartPlan(back_s=0.0), "commits": False}
     member = await Member(settings, group, [topic], options=live).start()
     await eventually(lambda: member.app.is_joined)
     await produce(settings, topic, values(10, "new"))

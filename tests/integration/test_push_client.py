@@ -99,7 +99,7 @@ async def test_a_drain_moves_the_client_to_another_server_within_the_window():
             await next_op(client, "drain")
             client.url = next(urls)
             welcome = await next_op(client, "welcome")
-            assert welcome["missing"] == "inbox"
+            assert welcome["missing"] is None
             assert new.hub.connections == 1
             await draining
 
@@ -147,3 +147,38 @@ async def test_an_async_token_source_is_asked_at_each_connection():
                 connection.abort()
             await next_op(client, "welcome")
         assert len(asked) == 2
+
+
+async def test_a_gap_is_filled_before_the_cursor_moves_and_told_again_where_that_fails():
+    async with running_push_server() as server:
+        server.publish(make_message("nobody"))
+        told: list[dict] = []
+
+        async def read_inbox(frame: dict) -> None:
+            told.append(frame)
+            if len(told) == 1:
+                server.publish(make_message())
+                raise OSError("the inbox is away")
+
+        client = PushClient(server.url, server.token, cursor="foreign", on_gap=read_inbox, random_=_AtOnce())
+        async with client:
+            with pytest.raises(OSError, match="away"):
+                await next_op(client, "welcome")
+            assert client.cursor == "foreign"
+            welcome = await next_op(client, "welcome")
+            assert [frame["missing"] for frame in told] == ["inbox", "inbox"]
+            assert client.cursor == welcome["cursor"] != "foreign"
+
+
+async def test_what_moves_the_cursor_waits_behind_what_it_covers():
+    async with running_push_server(ws_heartbeat_s=0.2) as server:
+        client = PushClient(server.url, server.token, acks_itself=False, random_=_AtOnce())
+        async with client:
+            welcome = await next_op(client, "welcome")
+            client.ack(new_id())
+            message = make_message()
+            server.publish(message)
+            assert await client.confirm(5)
+            assert client.cursor == welcome["cursor"]
+            assert (await next_message(client))["UUID"] == message.id
+            assert (await next_op(client, "pos"))["cursor"] == client.cursor != welcome["cursor"]

@@ -6,65 +6,17 @@ import asyncio
 import datetime
 import itertools
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from notifyd.metrics import Metrics
-from notifyd.push import hub as hub_module
+from notifyd.push import encoding
 from notifyd.push.connection import JOIN_BYTES, Connection, Frame, State
 from notifyd.push.hub import Hub
 from notifyd.push.protocol import CloseCode, Hello
 from notifyd.push.receipts import RECENT_MESSAGES, Receipts
-from tests.fixtures.push import FakeEvents, make_message, push_settings
-
-
-class FakeTransport(asyncio.Transport):
-    """Takes what is written; `buffered` is what the peer has not read."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.writes: list[bytes] = []
-        self.buffered = 0
-        self.is_aborted = self.is_closed = False
-        self.is_reading = True
-
-    def write(self, data: Any) -> None:
-        self.writes.append(bytes(data))
-
-    def get_write_buffer_size(self) -> int:
-        return self.buffered
-
-    def is_closing(self) -> bool:
-        return self.is_aborted or self.is_closed
-
-    def abort(self) -> None:
-        self.is_aborted = True
-
-    def close(self) -> None:
-        self.is_closed = True
-
-    def can_write_eof(self) -> bool:
-        return False
-
-    def pause_reading(self) -> None:
-        self.is_reading = False
-
-    def resume_reading(self) -> None:
-        self.is_reading = True
-
-
-def payloads(data: bytes) -> Iterator[bytes]:
-    at = 0
-    while at < len(data):
-        opcode, size, at = data[at] & 0x0F, data[at + 1], at + 2
-        if size >= 126:
-            width = 2 if size == 126 else 8
-            size, at = int.from_bytes(data[at : at + width], "big"), at + width
-        if opcode == 1:
-            yield data[at : at + size]
-        at += size
+from tests.fixtures.push import FakeEvents, FakeTransport, make_message, payloads, push_settings
 
 
 class World:
@@ -127,8 +79,8 @@ async def world() -> World:
 
 async def test_a_message_is_encoded_once_per_content_version(world, monkeypatch):
     calls = []
-    original = hub_module.public_envelope
-    monkeypatch.setattr(hub_module, "public_envelope", lambda *a: calls.append(a) or original(*a))
+    original = encoding.public_envelope
+    monkeypatch.setattr(encoding, "public_envelope", lambda *a: calls.append(a) or original(*a))
     for n in range(10):
         world.join(f"user-{n}")
         world.join(f"user-{n}", Hello(content=("1.0",)))
@@ -148,7 +100,7 @@ async def test_what_is_not_for_now_or_not_for_ws_is_not_pushed(world, content):
     _, transport = world.join()
     assert world.hub.publish(world.message(**content), 0, 0) == 0
     assert world.frames(transport) == []
-    assert world.hub._positions == {0: 1}
+    assert world.hub.position(0) == 1
 
 
 async def test_a_released_message_is_pushed(world):

@@ -1,0 +1,190 @@
+"""Replays: what clients missed, sent from the window a slice at a time, before they are welcomed.
+
+Nothing is copied for a client that catches up: the window holds what is live too, so a replay
+goes on until it has met the present, and the client is welcomed in that same moment. It is held
+up by its own client's reading, and shares each turn of the loop with all others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Final, Literal
+
+from notifyd.push.connection import JOIN_BYTES, Connection, State
+from notifyd.push.protocol import Hello
+from notifyd.push.resume import SKIP, Resume, read_place
+from notifyd.push.window import Entry, Window
+
+#: Messages of one connection at a time, and of one turn of the loop over all connections.
+_SLICE: Final = 64
+_TURN: Final = 256
+#: More than this is read from the inbox: a replay is for what was missed, not for a history.
+MAX_REPLAYED: Final = 10_000
+#: A process that is behind others has heard of what a client got there within this time; a place
+#: that it does not know of by then is of another topic.
+PROOF_S: Final = 2.0
+#: When all replays wait for their clients to read.
+_PAUSE_S: Final = 0.01
+
+Missing = Literal["later", "inbox"]
+
+
+class Replays:
+    """The connections of one hub that catch up.
+
+    `deliver` sends a message with its `at` to a connection; `welcome` ends the replay of one.
+    """
+
+    def __init__(
+        self,
+        window: Window,
+        *,
+        incarnation: str,
+        log_end: Callable[[int], int],
+        max_unsent_bytes: int,
+        monotonic: Callable[[], float],
+        deliver: Callable[[Connection, Entry, str | None], bool],
+        welcome: Callable[[Connection, Missing | None], None],
+    ) -> None:
+        self._window = window
+        self._incarnation = incarnation
+        self._log_end = log_end
+        self._monotonic = monotonic
+        self._deliver = deliver
+        self._welcome = welcome
+        # Above 64 KiB asyncio tells when there is room again.
+        self._unsent_bytes = min(JOIN_BYTES, max_unsent_bytes)
+        self._queue: deque[Connection] = deque()
+        self._unproven: list[Connection] = []
+        self._handle: asyncio.Handle | None = None
+
+    def begin(self, connection: Connection, hello: Hello) -> None:
+        """Bring an open connection up to date, then welcome it; perhaps at once."""
+        assert hello.cursor is not None
+        place = read_place(hello.cursor, hello.at, self._incarnation)
+        if place is None:
+            self._welcome(connection, "inbox")
+            return
+        connection.resume = Resume(place, self._monotonic() + PROOF_S)
+        self._judge(connection, connection.resume)
+
+    def on_writable(self, connection: Connection) -> None:
+        """Go on with one whose client has read again."""
+        resume = connection.resume
+        if resume is not None and not resume.is_welcomed and not resume.is_unproven:
+            self._enqueue(connection, resume)
+
+    def run_due(self) -> None:
+        """Look again at those whose place was beyond what this process knew of."""
+        if self._unproven:
+            waiting, self._unproven = self._unproven, []
+            for connection in waiting:
+                if connection.state is State.OPEN and connection.resume is not None:
+                    self._judge(connection, connection.resume)
+
+    def stop(self) -> None:
+        """End all replays."""
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+        self._queue.clear()
+        self._unproven.clear()
+
+    def run(self) -> None:
+        """Send one turn's share."""
+        self._handle = None
+        left, is_moving = _TURN, False
+        for _ in range(len(self._queue)):
+            if left <= 0:
+                break
+            connection = self._queue.popleft()
+            resume = connection.resume
+            if resume is None:
+                continue
+            resume.is_queued = False
+            if connection.state is not State.OPEN or resume.is_welcomed:
+                continue
+            count = self._pull(connection, resume, min(_SLICE, left))
+            left -= count
+            is_moving = is_moving or count > 0
+        self._schedule(0.0 if is_moving else _PAUSE_S)
+
+    # Within
+
+    def _judge(self, connection: Connection, resume: Resume) -> None:
+        window = self._window
+        if not resume.judge(window.floors, window.ends, self._log_end):
+            if self._monotonic() < resume.give_up_at:
+                resume.is_unproven = True
+                self._unproven.append(connection)
+            else:
+                self._give_up(connection)
+            return
+        resume.is_unproven = False
+        number = window.first_number(connection.user, resume.place)
+        if number is None:
+            self._finish(connection, resume)
+        else:
+            resume.number = number
+            self._enqueue(connection, resume)
+
+    def _pull(self, connection: Connection, resume: Resume, limit: int) -> int:
+        """Send the next messages of one connection; return the work done, 0 while it has to wait."""
+        if connection.unsent > self._unsent_bytes:
+            # One that is paused comes back by `on_writable`.
+            if not connection.is_paused:
+                self._enqueue(connection, resume)
+            return 0
+        if not self._window.holds(resume.number):
+            # It was slower than the window moves: what has gone meanwhile is a hole like any other.
+            self._judge(connection, resume)
+            return 1
+        done, number = 0, resume.number
+        for entry in self._window.read(connection.user, number, limit):
+            if connection.unsent > self._unsent_bytes:
+                break
+            done, number = done + 1, entry.number + 1
+            at = resume.at_of(entry.partition, entry.offset)
+            if at is SKIP:
+                continue
+            if self._deliver(connection, entry, at):
+                resume.replayed += 1
+            resume.passed(entry.partition, entry.offset)
+        if connection.state is not State.OPEN:
+            return done
+        following = self._window.next_number(connection.user, number)
+        if following is None:
+            self._finish(connection, resume)
+        elif resume.replayed >= MAX_REPLAYED:
+            self._give_up(connection)
+        else:
+            resume.number = following
+            self._enqueue(connection, resume)
+        return done
+
+    def _finish(self, connection: Connection, resume: Resume) -> None:
+        """Welcome one that has caught up with the window."""
+        missing: Missing | None = "inbox" if resume.holes else None
+        resume.holes = {}
+        resume.is_welcomed = True
+        self._welcome(connection, missing)
+        if resume.is_over(self._window.ends):
+            connection.resume = None
+
+    def _give_up(self, connection: Connection) -> None:
+        """Have the client read its inbox: from here on it is as one that has everything."""
+        connection.resume = None
+        self._welcome(connection, "inbox")
+
+    def _enqueue(self, connection: Connection, resume: Resume) -> None:
+        if not resume.is_queued:
+            resume.is_queued = True
+            self._queue.append(connection)
+            self._schedule(0.0)
+
+    def _schedule(self, delay_s: float) -> None:
+        if self._handle is None and self._queue:
+            loop = asyncio.get_running_loop()
+            self._handle = loop.call_later(delay_s, self.run) if delay_s else loop.call_soon(self.run)

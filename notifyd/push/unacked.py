@@ -1,0 +1,78 @@
+"""What connected clients have not acknowledged: sent again a while later, a few times."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from notifyd.message.envelope import Message
+from notifyd.push.connection import Connection, State
+
+#: A message unacknowledged for this long is sent again.
+AFTER_S: Final = 30.0
+#: So often at most; after that it waits in the inbox, as for an absent user.
+TRIES: Final = 3
+#: Messages of one connection that are waited for; a client that is further behind has what it needs.
+PER_CONNECTION: Final = 32
+#: How often a connection with something unacknowledged is looked at. One length of waiting, so that
+#: a queue in order of arrival is in order of time.
+LOOK_S: Final = 5.0
+#: Connections of one look; the rest comes at the next turn of the clock.
+_SLICE: Final = 256
+
+
+class Unacked:
+    """Keeps, per connection that acknowledges, what it was sent lately."""
+
+    def __init__(self, send_again: Callable[[Connection, Message], bool]) -> None:
+        self._send_again = send_again
+        self._watched: deque[tuple[float, Connection]] = deque()
+
+    def expect(self, connection: Connection, message: Message, now_s: float) -> None:
+        """Wait for a client's ack of a message that it is being sent."""
+        waiting = connection.unacked
+        if waiting is None:
+            waiting = connection.unacked = {}
+        elif len(waiting) >= PER_CONNECTION:
+            del waiting[next(iter(waiting))]
+        waiting[message.id] = (message, now_s, 0)
+        if not connection.is_watched:
+            connection.is_watched = True
+            self._watched.append((now_s + LOOK_S, connection))
+
+    def confirm(self, connection: Connection, ids: Sequence[str]) -> None:
+        """Wait no longer for these: the client has them, whatever it said of them."""
+        waiting = connection.unacked
+        if waiting:
+            for message_id in ids:
+                waiting.pop(message_id.lower(), None)
+
+    def run_due(self, now_s: float) -> None:
+        """Send again what is due, to one slice of connections."""
+        for _ in range(min(_SLICE, len(self._watched))):
+            if self._watched[0][0] > now_s:
+                return
+            connection = self._watched.popleft()[1]
+            connection.is_watched = False
+            if connection.state is State.OPEN and connection.unacked:
+                self._look(connection, connection.unacked, now_s)
+            if connection.unacked:
+                connection.is_watched = True
+                self._watched.append((now_s + LOOK_S, connection))
+            else:
+                connection.unacked = None
+
+    def _look(
+        self, connection: Connection, waiting: dict[str, tuple[Message, float, int]], now_s: float
+    ) -> None:
+        for message_id, (message, sent_at, tries) in list(waiting.items()):
+            if now_s - sent_at < AFTER_S:
+                continue
+            if tries >= TRIES or not self._send_again(connection, message):
+                del waiting[message_id]
+            else:
+                waiting[message_id] = (message, now_s, tries + 1)
+            if connection.state is not State.OPEN:
+                connection.unacked = None
+                return

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
+import tempfile
 import time
 import uuid
 from typing import Any
@@ -99,6 +101,7 @@ async def stock(servers: str, topic: str, clock: Clock) -> None:
         uuid.uuid4().hex,
         broker=f"kafka://{servers}",
         value_serializer="raw",
+        datadir=tempfile.mkdtemp(),
         web_enabled=False,
         topic_disable_leader=True,
         topic_allow_declare=False,
@@ -117,8 +120,6 @@ async def stock(servers: str, topic: str, clock: Clock) -> None:
     await clock.done.wait()
     print(clock.rate, flush=True)
     # Faust's shutdown may wait without a limit; the figure is out.
-    import os
-
     os._exit(0)
 
 

@@ -39,6 +39,17 @@ def as_json(options: Options, schedule: Sequence[Fault], outcome: Outcome) -> di
             name: _spread([one.served_s for one in group if one.served_s is not None])
             for name, group in _standstill_groups(outcome).items()
         },
+        "standstills": [
+            {
+                "role": one.role,
+                "kind": one.kind,
+                "target": one.target,
+                "at_s": round(one.at_s, 2),
+                "served_s": one.served_s,
+                "alone": _is_alone(one, outcome),
+            }
+            for one in outcome.standstills
+        ],
         "reconnects_s": _spread(outcome.reconnects_s),
         "term_took_s": _spread([end.took_s for end in outcome.ends if end.cause == "term"]),
         "lives": outcome.lives,
@@ -77,7 +88,7 @@ def as_table(options: Options, schedule: Sequence[Fault], outcome: Outcome) -> s
         f"  SIGTERM to end    {_say(told['term_took_s'])}",
     ]
     for name, spread in told["served_s"].items():
-        lines.append(f"  served, {name:<16}{_say(spread)}")
+        lines.append(f"  served, {name:<18} {_say(spread)}")
     lines += _phase_lines(outcome)
     lines += [
         f"  growth            {one.name} {one.measure}: {one.first:g} -> {one.last:g}"

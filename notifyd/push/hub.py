@@ -23,13 +23,14 @@ from notifyd.push.connection import Connection, Frame, State
 from notifyd.push.cursor import Cursor, encode_cursor, encode_place
 from notifyd.push.encoding import Encoder
 from notifyd.push.outbox import FLUSH_SLICE, Outbox
-from notifyd.push.protocol import CloseCode, Hello, Mark, encode_drain, encode_pos, encode_welcome
+from notifyd.push.past import Past
+from notifyd.push.protocol import CloseCode, Hello, Mark, Missing, encode_drain, encode_pos, encode_welcome
 from notifyd.push.receipts import Receipts
-from notifyd.push.replay import Missing, Replays
+from notifyd.push.replay import Replays
 from notifyd.push.resume import SKIP
 from notifyd.push.sweep import EXPIRY_LEAD_S, Sweep
 from notifyd.push.unacked import Unacked
-from notifyd.push.window import Entry, Window
+from notifyd.push.window import Window
 from notifyd.settings import Settings
 
 #: Different sets of content versions that are kept once each instead of per connection.
@@ -65,7 +66,8 @@ class PushLimits:
 class Hub:
     """Connections by user. Used from one event loop; nothing here waits but `drain`.
 
-    `log_end` tells the offset after the last record of a partition, as far as it is known.
+    `log_end` tells the offset after the last record of a partition, as far as it is known; `past` has
+    the messages that are older than the window.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class Hub:
         *,
         incarnation: str = "",
         log_end: Callable[[int], int] = lambda partition: 0,
+        past: Past | None = None,
         now: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -105,6 +108,7 @@ class Hub:
             monotonic=monotonic,
             deliver=self._replay,
             welcome=self._welcome_back,
+            past=past,
         )
         self._outbox = Outbox(events, metrics, pod=pod, now=now, wants_acks=self._wants_acks)
         self._frames_in = {
@@ -279,7 +283,7 @@ class Hub:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._is_empty.wait(), _LINGER_S)
         self._sweep.stop()
-        self._replays.stop()
+        await self._replays.stop()
         for connection in list(self._all):
             connection.abort()
         await asyncio.sleep(0)
@@ -387,9 +391,8 @@ class Hub:
         welcome = encode_welcome(connection.session, cursor, self._heartbeat_s, replayed, missing)
         connection.send(Frame(welcome))
 
-    def _replay(self, connection: Connection, entry: Entry, at: str | None) -> bool:
-        """Send a message of the window to one that missed it; False where it is not to be had any more."""
-        message = entry.message
+    def _replay(self, connection: Connection, message: Message, at: str | None) -> bool:
+        """Send a message to one that missed it; False where it is not to be had any more."""
         if not self._encoder.is_due(message) or not self._receipts.remember(message):
             return False
         frame = self._encoder.encode_again(message, connection.reads, at, self._outbox.note_of_past)

@@ -25,6 +25,8 @@ MAX_OBJECTS: Final = 100
 MAX_VERSIONS: Final = 8
 
 MarkOp = Literal["ack", "seen", "read"]
+#: What a `welcome` says of messages that did not come.
+Missing = Literal["later", "inbox"]
 
 #: Stage of the event that a mark becomes.
 STAGE_OF: Final[Mapping[str, str]] = {"ack": "acked", "seen": "seen", "read": "read"}
@@ -143,7 +145,7 @@ def _decode_object(source: str | msgspec.Raw) -> ClientFrame:
 
 
 def encode_welcome(
-    session: str, cursor: str, heartbeat_s: float, replayed: int, missing: Literal["later", "inbox"] | None
+    session: str, cursor: str, heartbeat_s: float, replayed: int, missing: Missing | None
 ) -> bytes:
     """Encode `welcome`; `heartbeat_s` is what the client may expect between two signs of life."""
     beat = int(heartbeat_s) if float(heartbeat_s).is_integer() else heartbeat_s

@@ -10,12 +10,14 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import Final, Literal
+from typing import Final
 
+from notifyd.message.envelope import Message
 from notifyd.push.connection import JOIN_BYTES, Connection, State
-from notifyd.push.protocol import Hello
+from notifyd.push.past import Past, PastReader
+from notifyd.push.protocol import Hello, Missing
 from notifyd.push.resume import SKIP, Resume, read_place
-from notifyd.push.window import Entry, Window
+from notifyd.push.window import Window
 
 #: Messages of one connection at a time, and of one turn of the loop over all connections.
 _SLICE: Final = 64
@@ -28,13 +30,12 @@ PROOF_S: Final = 2.0
 #: When all replays wait for their clients to read.
 _PAUSE_S: Final = 0.01
 
-Missing = Literal["later", "inbox"]
-
 
 class Replays:
     """The connections of one hub that catch up.
 
-    `deliver` sends a message with its `at` to a connection; `welcome` ends the replay of one.
+    `deliver` sends a message with its `at` to a connection; `welcome` ends the replay of one. `past` has what
+    is older than the window, where there is such a thing.
     """
 
     def __init__(
@@ -45,8 +46,9 @@ class Replays:
         log_end: Callable[[int], int],
         max_unsent_bytes: int,
         monotonic: Callable[[], float],
-        deliver: Callable[[Connection, Entry, str | None], bool],
+        deliver: Callable[[Connection, Message, str | None], bool],
         welcome: Callable[[Connection, Missing | None], None],
+        past: Past | None = None,
     ) -> None:
         self._window = window
         self._incarnation = incarnation
@@ -56,6 +58,16 @@ class Replays:
         self._welcome = welcome
         # Above 64 KiB asyncio tells when there is room again.
         self._unsent_bytes = min(JOIN_BYTES, max_unsent_bytes)
+        self._past: PastReader | None = None
+        if past is not None:
+            self._past = PastReader(
+                past,
+                max_replayed=MAX_REPLAYED,
+                unsent_bytes=self._unsent_bytes,
+                monotonic=monotonic,
+                deliver=deliver,
+                done=self._on_past,
+            )
         self._queue: deque[Connection] = deque()
         self._unproven: list[Connection] = []
         self._handle: asyncio.Handle | None = None
@@ -77,15 +89,19 @@ class Replays:
             self._enqueue(connection, resume)
 
     def run_due(self) -> None:
-        """Look again at those whose place was beyond what this process knew of."""
+        """Look again at those who wait: for proof of their place, for what is not in the window."""
+        if self._past is not None:
+            self._past.run_due()
         if self._unproven:
             waiting, self._unproven = self._unproven, []
             for connection in waiting:
                 if connection.state is State.OPEN and connection.resume is not None:
                     self._judge(connection, connection.resume)
 
-    def stop(self) -> None:
+    async def stop(self) -> None:
         """End all replays."""
+        if self._past is not None:
+            await self._past.stop()
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
@@ -149,7 +165,7 @@ class Replays:
             at = resume.at_of(entry.partition, entry.offset)
             if at is SKIP:
                 continue
-            if self._deliver(connection, entry, at):
+            if self._deliver(connection, entry.message, at):
                 resume.replayed += 1
             resume.passed(entry.partition, entry.offset)
         if connection.state is not State.OPEN:
@@ -166,9 +182,22 @@ class Replays:
 
     def _finish(self, connection: Connection, resume: Resume) -> None:
         """Welcome one that has caught up with the window."""
-        missing: Missing | None = "inbox" if resume.holes else None
-        resume.holes = {}
+        missing: Missing | None = None
+        if resume.holes and self._past is not None:
+            missing, resume.todo = "later", dict(resume.holes)
+        elif resume.holes:
+            missing, resume.holes = "inbox", {}
         resume.is_welcomed = True
+        self._welcome(connection, missing)
+        resume.replayed = 0
+        if missing == "later" and self._past is not None:
+            self._past.begin(connection)
+        elif resume.is_over(self._window.ends):
+            connection.resume = None
+
+    def _on_past(self, connection: Connection, resume: Resume, missing: Missing | None) -> None:
+        """Welcome one again, whose holes are filled or never will be."""
+        resume.holes, resume.todo = {}, {}
         self._welcome(connection, missing)
         if resume.is_over(self._window.ends):
             connection.resume = None

@@ -44,7 +44,7 @@ class Resume:
     `place` what the client has. `holes`: partitions of which the window lacks [from, to) for it; while one
     is open, messages of that partition carry no `at`, and `pos` and `welcome` keep the old entry. `ahead`:
     partitions in which the client has more than this process, and is not sent it again. `number`
-    the message of the window to go on with.
+    the message of the window to go on with, `todo` what is left of the holes.
     """
 
     __slots__ = (
@@ -55,8 +55,11 @@ class Resume:
         "is_unproven",
         "is_welcomed",
         "number",
+        "past_count",
         "place",
         "replayed",
+        "todo",
+        "waits",
     )
 
     def __init__(self, place: dict[int, int], give_up_at: float) -> None:
@@ -64,6 +67,9 @@ class Resume:
         #: Until then it may come out that the topic reaches to where the client says it was.
         self.give_up_at = give_up_at
         self.holes: dict[int, tuple[int, int]] = {}
+        self.todo: dict[int, tuple[int, int]] = {}
+        self.past_count = 0
+        self.waits = 0
         self.ahead: dict[int, int] = {}
         self.number = 0
         self.replayed = 0

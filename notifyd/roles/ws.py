@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Final
 
+from aiokafka.errors import KafkaError
+from aiokafka.structs import TopicPartition
 from faust.types import TP
 
 from notifyd.errors import InvalidMessage
@@ -17,9 +19,11 @@ from notifyd.push.endpoint import add_push_routes
 from notifyd.push.hub import Hub
 from notifyd.push.window import ENTRY_BYTES
 from notifyd.roles.context import RoleContext
+from notifyd.roles.past import StoredMessages
 from notifyd.roles.streaming import StreamingRole, group_of
 from notifyd.settings import Settings
 from notifyd.stream.batch import Batch, Record
+from notifyd.stream.clients import as_notifyd_error
 from notifyd.stream.engine import EngineOptions
 from notifyd.stream.start import Start, StartPlan
 
@@ -56,6 +60,7 @@ class WsRole(StreamingRole):
         )
         super().__init__(context, options)
         self._events = context.events(self.name)
+        self._past = StoredMessages(context, self._firsts) if settings.database_url is not None else None
         self._hub = Hub(
             settings,
             context.metrics,
@@ -63,6 +68,7 @@ class WsRole(StreamingRole):
             settings.pod_name,
             incarnation=context.incarnation,
             log_end=self._log_end,
+            past=self._past,
         )
         self._verifier = TokenVerifier(settings)
         self._unread: dict[int, int] | None = None
@@ -85,6 +91,8 @@ class WsRole(StreamingRole):
         await self._hub.drain(self.context.settings.drain_s * _DRAIN_SHARE)
         await super().stop()
         await self._verifier.stop()
+        if self._past is not None:
+            await self._past.stop()
         await self.context.flush(self._events)
 
     @property
@@ -149,6 +157,15 @@ class WsRole(StreamingRole):
             self._hub.publish(message, record.partition, record.offset)
         except InvalidMessage as error:
             metrics.invalid.labels(self.name, error.reason).inc()
+
+    async def _firsts(self, partitions: Sequence[int]) -> Mapping[int, int]:
+        """Read from the broker what it still has."""
+        tps = [TopicPartition(self.context.topics.messages, partition) for partition in partitions]
+        try:
+            found = await self.app.engine_consumer.client.beginning_offsets(tps)
+        except (KafkaError, OSError) as error:
+            raise as_notifyd_error(error, "asking for the first offsets") from error
+        return {tp.partition: offset for tp, offset in found.items()}
 
     def _log_end(self, partition: int) -> int:
         consumer, tp = self.app.engine_consumer, TP(self.context.topics.messages, partition)

@@ -10,10 +10,12 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from notifyd.errors import TransientError
 from notifyd.metrics import Metrics
 from notifyd.push.connection import Connection, State
 from notifyd.push.cursor import Cursor, decode_cursor, encode_cursor
 from notifyd.push.hub import Hub
+from notifyd.push.past import Past, PastMessage, PastPage
 from notifyd.push.protocol import Hello
 from notifyd.push.replay import PROOF_S
 from notifyd.push.resume import SKIP, Resume, read_place
@@ -42,11 +44,41 @@ class Topic:
         ]
 
 
+class Stored(Past):
+    """A store that has read the topic up to `marks`, and is away at times."""
+
+    def __init__(self, topic: Topic) -> None:
+        self.topic = topic
+        self.marks = dict.fromkeys(range(PARTITIONS), 0)
+        self.firsts = dict.fromkeys(range(PARTITIONS), 0)
+        self.is_away = False
+
+    async def read(self, user: str, ranges: Any, limit: int) -> PastPage:
+        await asyncio.sleep(0)
+        if self.is_away:
+            raise TransientError("away", reason="database_unavailable")
+        rows = [
+            PastMessage(self.topic.partitions[partition][offset], partition, offset)
+            for partition, (start, end) in sorted(ranges.items())
+            for offset, _ in self.topic.owed(user, partition, start, min(end, self.marks[partition]))
+        ]
+        # A page of few, so that there are several.
+        page = rows[:3]
+        through = (page[-1].partition, page[-1].offset) if len(rows) > 3 else None
+        return PastPage({p: (self.firsts[p], self.marks[p]) for p in ranges}, page, through)
+
+
 class Pod:
     """One process: it reads the topic at its own pace, from `starts` on."""
 
-    def __init__(
-        self, topic: Topic, clock: Clock, starts: list[int], window_bytes: int, knows_end: bool
+    def __init__(  # noqa: PLR0917
+        self,
+        topic: Topic,
+        clock: Clock,
+        starts: list[int],
+        window_bytes: int,
+        knows_end: bool,
+        past: Stored | None,
     ) -> None:
         self.topic = topic
         self.hub = Hub(
@@ -56,6 +88,7 @@ class Pod:
             "pod",
             incarnation=INCARNATION,
             log_end=topic.end if knows_end else lambda partition: 0,
+            past=past,
             now=lambda: clock.now_s,
             monotonic=lambda: clock.now_s,
         )
@@ -78,13 +111,15 @@ class Pod:
         for partition in range(PARTITIONS):
             self.read(partition, 10_000)
 
-    def turn(self) -> None:
-        """Let the hub do what it would in a turn of the loop."""
+    async def turn(self) -> None:
+        """Let the hub do what it would in a few turns of the loop."""
         self.hub._replays.run()
         self.hub._outbox.flush()
+        for _ in range(4):
+            await asyncio.sleep(0)
 
-    def stop(self) -> None:
-        self.hub._replays.stop()
+    async def stop(self) -> None:
+        await self.hub._replays.stop()
         self.hub._outbox.stop()
         self.hub._sweep.stop()
 
@@ -145,7 +180,7 @@ class Client:
             assert decoded is not None
             if frame["op"] == "welcome":
                 assert not self.is_welcome
-                self.is_welcome = True
+                self.is_welcome = frame["missing"] != "later"
                 if self.base is None:
                     self.base = dict(decoded.offsets)
                     assert frame["missing"] is None
@@ -161,6 +196,9 @@ class Client:
 
     def take_message(self, frame: dict[str, Any]) -> None:
         message_id = frame["message"]["UUID"]
+        if frame.get("resend"):
+            assert message_id in self.in_connection
+            return
         assert message_id not in self.in_connection, "nothing comes twice on a connection"
         self.in_connection.add(message_id)
         self.seen.add(message_id)
@@ -194,18 +232,20 @@ async def play(data: st.DataObject) -> None:
     clock, topic = Clock(), Topic()
     window_bytes = data.draw(st.sampled_from([0, 4, 15, 1000]), "window") * (ENTRY_BYTES + 600)
     knows_end = data.draw(st.booleans(), "knows end")
-    pods = [Pod(topic, clock, [0] * PARTITIONS, window_bytes, knows_end) for _ in range(2)]
+    past = Stored(topic) if data.draw(st.booleans(), "has a store") else None
+    pods = [Pod(topic, clock, [0] * PARTITIONS, window_bytes, knows_end, past) for _ in range(2)]
     clients = [Client(topic, user) for user in (*USERS, USERS[0])]
 
     def start_pod() -> Pod:
         starts = [data.draw(st.integers(0, topic.end(p)), "start") for p in range(PARTITIONS)]
-        pod = Pod(topic, clock, starts, window_bytes, knows_end)
+        pod = Pod(topic, clock, starts, window_bytes, knows_end, past)
         pod.read_all()
         return pod
 
     for _ in range(data.draw(st.sampled_from([5, 20, 50]), "steps")):
         step = data.draw(
-            st.sampled_from(["produce"] * 4 + ["read"] * 4 + ["client"] * 8 + ["turn"] * 2 + ["rare"]), "step"
+            st.sampled_from(["produce"] * 4 + ["read"] * 4 + ["client"] * 8 + ["turn"] * 3 + ["rare"] * 2),
+            "step",
         )
         pod = data.draw(st.sampled_from(pods), "pod")
         client = data.draw(st.sampled_from(clients), "client")
@@ -217,7 +257,14 @@ async def play(data: st.DataObject) -> None:
         elif step == "read":
             pod.read(partition, data.draw(st.sampled_from([1, 3, 200]), "count"))
         elif step == "turn":
-            pod.turn()
+            if past is not None:
+                past.is_away = data.draw(st.sampled_from([False, False, True]), "away")
+                past.marks[partition] = data.draw(
+                    st.integers(past.marks[partition], topic.end(partition)), "mark"
+                )
+                if data.draw(st.integers(0, 9), "retention") == 9:
+                    past.firsts[partition] = past.marks[partition]
+            await pod.turn()
         elif step == "client":
             if client.connection is None:
                 client.connect(pod)
@@ -226,6 +273,8 @@ async def play(data: st.DataObject) -> None:
                     st.sampled_from(["take", "take", "drop", "drop", "full", "empty", "beat"]), "what"
                 )
                 connection = client.connection
+                if what in {"take", "drop"} and data.draw(st.booleans(), "flush"):
+                    connection.flush()
                 if what == "take":
                     client.take(data.draw(st.sampled_from([None, 1, 2]), "writes"))
                 elif what == "drop":
@@ -245,12 +294,13 @@ async def play(data: st.DataObject) -> None:
                 clock.now_s += PROOF_S
                 for one in pods:
                     one.hub.tick()
+                await pod.turn()
             else:
                 number = pods.index(pod)
                 for one in clients:
                     if one.connection is not None and one.connection._hub is pod.hub:
                         one.drop()
-                pod.stop()
+                await pod.stop()
                 pods[number] = start_pod()
     # In the end everything is read, and every client has what it is owed.
     for pod in pods:
@@ -261,13 +311,14 @@ async def play(data: st.DataObject) -> None:
         client.transport.buffered = 0
         assert client.connection is not None
         client.connection.resume_writing()
-    clock.now_s += PROOF_S
-    for _ in range(200):
+    if past is not None:
+        past.is_away = False
+        past.marks = {partition: topic.end(partition) for partition in range(PARTITIONS)}
+    for _ in range(100):
+        clock.now_s += PROOF_S
         for pod in pods:
-            pod.turn()
-    for pod in pods:
-        pod.hub.tick()
-        pod.turn()
+            pod.hub.tick()
+            await pod.turn()
     for client in clients:
         assert client.connection is not None
         client.connection._hub.beat(client.connection)
@@ -276,11 +327,11 @@ async def play(data: st.DataObject) -> None:
         assert client.is_welcome
         assert client.place == {p: topic.end(p) for p in range(PARTITIONS) if topic.end(p)}
     for pod in pods:
-        pod.stop()
+        await pod.stop()
 
 
 @settings(
-    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
 @given(data=st.data())
 def test_no_gap_is_hidden_and_nothing_comes_twice(data: st.DataObject) -> None:

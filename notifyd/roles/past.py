@@ -1,0 +1,51 @@
+"""The past of the role `ws`: what `persist` stored, for clients that were away for longer than a window."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+from notifyd.errors import InvalidMessage
+from notifyd.message.envelope import decode
+from notifyd.push.past import PastMessage, PastPage, Ranges
+from notifyd.roles.context import RoleContext
+from notifyd.store.past import read_past
+from notifyd.store.pool import Database
+
+#: Tells the first offset of each partition that the broker still has.
+Firsts = Callable[[Sequence[int]], Awaitable[Mapping[int, int]]]
+
+
+class StoredMessages:
+    """Reads what is stored, and judges whether anyone can still vouch for it."""
+
+    def __init__(self, context: RoleContext, firsts: Firsts) -> None:
+        self._context = context
+        self._firsts = firsts
+        self._database = Database(context.settings, context.metrics, application="notifyd-ws")
+
+    async def stop(self) -> None:
+        """Close the pool."""
+        await self._database.stop()
+
+    async def read(self, user: str, ranges: Ranges, limit: int) -> PastPage:
+        """Read the first `limit` messages of these ranges; see `notifyd.push.past.Past`."""
+        context = self._context
+        firsts = await self._firsts(list(ranges))
+        # What the topic has let go of, the tables may have as well, row by row.
+        is_lost = any(firsts.get(partition, 0) > start for partition, (start, _) in ranges.items())
+        if is_lost:
+            return PastPage({}, [], is_lost=True)
+        stored = await read_past(
+            self._database, context.incarnation, context.topics.messages, user, ranges, limit
+        )
+        messages = []
+        for partition, offset, at_ms, raw in stored.rows:
+            try:
+                # Its limits of time were judged when it came.
+                message = decode(raw, timestamp_ms=at_ms, limits=context.limits, is_exempt=True)
+            except InvalidMessage as error:
+                context.metrics.invalid.labels("ws", error.reason).inc()
+            else:
+                messages.append(PastMessage(message, partition, offset))
+        through = stored.rows[-1][:2] if len(stored.rows) == limit else None
+        return PastPage(stored.marks, messages, through)

@@ -25,6 +25,7 @@ from notifyd.settings import Settings
 from notifyd.stream.batch import Batch, Record
 from notifyd.stream.clients import as_notifyd_error
 from notifyd.stream.engine import EngineOptions
+from notifyd.stream.groups import delete_group
 from notifyd.stream.start import Start, StartPlan
 
 #: Connections are told to go and closed within this share of the drain time.
@@ -88,8 +89,11 @@ class WsRole(StreamingRole):
 
     async def stop(self) -> None:
         """Send the clients elsewhere, then stop reading: what came meanwhile still reaches them."""
-        await self._hub.drain(self.context.settings.drain_s * _DRAIN_SHARE)
+        settings = self.context.settings
+        await self._hub.drain(settings.drain_s * _DRAIN_SHARE)
         await super().stop()
+        # Nobody reads in it again.
+        await delete_group(settings, self.app.options.group, limit_s=settings.stop_step_s / 2)
         await self._verifier.stop()
         if self._past is not None:
             await self._past.stop()

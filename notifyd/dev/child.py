@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import random
+import secrets
 import signal
 import socket
 import subprocess
@@ -31,7 +31,7 @@ _FIXED_PORTS = range(20_000, 32_000)
 def free_port(host: str = "127.0.0.1") -> int:
     """Return a port that nobody listens on, below the ephemeral range."""
     for _ in range(200):
-        port = random.choice(_FIXED_PORTS)
+        port = secrets.choice(_FIXED_PORTS)  # no seed of a test may lead two to the same port
         if is_free(port, host):
             return port
     raise ConfigError(f"no free port on {host} after 200 tries", reason="no_free_port")

@@ -26,9 +26,9 @@ from notifyd.push.protocol import (
 from notifyd.push.websocket import FrameReader, ProtocolViolation, encode_close, encode_frame
 
 if TYPE_CHECKING:
-    from notifyd.message.envelope import Message
     from notifyd.push.hub import Hub
     from notifyd.push.resume import Resume
+    from notifyd.push.unacked import Unanswered
 
 #: Objects joined into one WebSocket frame hold no more than this: receivers have limits too
 #: (the `websockets` library takes 1 MiB, aiohttp 4 MiB). A message above it goes alone.
@@ -127,8 +127,8 @@ class Connection(asyncio.Protocol):
         self.unconfirmed = 0
         #: What its client missed, until it has that.
         self.resume: Resume | None = None
-        #: Messages that its client has not acknowledged: since when, and how often they came again.
-        self.unacked: dict[str, tuple[Message, float, int]] | None = None
+        #: Messages that its client has not acknowledged, by id.
+        self.unacked: dict[str, Unanswered] | None = None
         #: The hub has it on the list of those with something unacknowledged.
         self.is_watched = False
 

@@ -29,7 +29,7 @@ from notifyd.push.receipts import Receipts
 from notifyd.push.replay import Replays
 from notifyd.push.resume import SKIP
 from notifyd.push.sweep import EXPIRY_LEAD_S, Sweep
-from notifyd.push.unacked import Unacked
+from notifyd.push.unacked import Unacked, Unanswered
 from notifyd.push.window import Window
 from notifyd.settings import Settings
 
@@ -186,26 +186,28 @@ class Hub:
         # An older place than we have been at (the reader went back) has no `at`: `at` only rises.
         place = encode_place(partition, offset) if is_newer else None
         note = self._outbox.note(message)
-        frames: dict[tuple[tuple[str, ...], str | None], Frame | None] = {}
+        placed: dict[tuple[str, ...], Frame | None] = {}
+        placeless: dict[tuple[str, ...], Frame | None] = {}
+        unacked = Unanswered(message, now_s)
         count = 0
         for here in targets:
             for connection in here:
-                at = place
+                at, frames = place, placed
                 resume = connection.resume
                 if resume is not None and is_newer:
-                    found = resume.at_of(partition, offset)
                     # Until its welcome it is served from the window, where this message is now.
-                    if not resume.is_welcomed or found is SKIP:
+                    if not resume.is_welcomed or resume.at_of(partition, offset) is SKIP:
                         continue
-                    at = found
-                key = (connection.reads, at)
-                if key not in frames:
-                    frames[key] = self._encoder.encode(message, connection.reads, at, note)
-                frame = frames[key]
+                    if partition in resume.holes:
+                        at, frames = None, placeless
+                reads = connection.reads
+                if reads not in frames:
+                    frames[reads] = self._encoder.encode(message, reads, at, note)
+                frame = frames[reads]
                 if frame is not None and connection.send(frame):
                     count += 1
                     if connection.wants_acks:
-                        self._unacked.expect(connection, message, now_s)
+                        self._unacked.expect(connection, unacked)
         return count
 
     def advance(self, partition: int, end: int) -> None:
@@ -400,7 +402,7 @@ class Hub:
             return False
         self._metrics.replayed.inc()
         if connection.wants_acks:
-            self._unacked.expect(connection, message, self.monotonic())
+            self._unacked.expect(connection, Unanswered(message, self.monotonic()))
         return True
 
     def _send_again(self, connection: Connection, message: Message) -> bool:

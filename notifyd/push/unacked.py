@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from notifyd.message.envelope import Message
@@ -22,6 +23,15 @@ LOOK_S: Final = 5.0
 _SLICE: Final = 256
 
 
+@dataclass(frozen=True, slots=True)
+class Unanswered:
+    """A message sent at `sent_at` (monotonic), and `tries` times again; connections share it."""
+
+    message: Message
+    sent_at: float
+    tries: int = 0
+
+
 class Unacked:
     """Keeps, per connection that acknowledges, what it was sent lately."""
 
@@ -29,17 +39,17 @@ class Unacked:
         self._send_again = send_again
         self._watched: deque[tuple[float, Connection]] = deque()
 
-    def expect(self, connection: Connection, message: Message, now_s: float) -> None:
+    def expect(self, connection: Connection, sent: Unanswered) -> None:
         """Wait for a client's ack of a message that it is being sent."""
         waiting = connection.unacked
         if waiting is None:
             waiting = connection.unacked = {}
         elif len(waiting) >= PER_CONNECTION:
             del waiting[next(iter(waiting))]
-        waiting[message.id] = (message, now_s, 0)
+        waiting[sent.message.id] = sent
         if not connection.is_watched:
             connection.is_watched = True
-            self._watched.append((now_s + LOOK_S, connection))
+            self._watched.append((sent.sent_at + LOOK_S, connection))
 
     def confirm(self, connection: Connection, ids: Sequence[str]) -> None:
         """Wait no longer for these: the client has them, whatever it said of them."""
@@ -63,16 +73,14 @@ class Unacked:
             else:
                 connection.unacked = None
 
-    def _look(
-        self, connection: Connection, waiting: dict[str, tuple[Message, float, int]], now_s: float
-    ) -> None:
-        for message_id, (message, sent_at, tries) in list(waiting.items()):
-            if now_s - sent_at < AFTER_S:
+    def _look(self, connection: Connection, waiting: dict[str, Unanswered], now_s: float) -> None:
+        for message_id, sent in list(waiting.items()):
+            if now_s - sent.sent_at < AFTER_S:
                 continue
-            if tries >= TRIES or not self._send_again(connection, message):
+            if sent.tries >= TRIES or not self._send_again(connection, sent.message):
                 del waiting[message_id]
             else:
-                waiting[message_id] = (message, now_s, tries + 1)
+                waiting[message_id] = Unanswered(sent.message, now_s, sent.tries + 1)
             if connection.state is not State.OPEN:
                 connection.unacked = None
                 return

@@ -37,38 +37,36 @@ class Entry(msgspec.Struct, frozen=True, eq=False, gc=False):
     size: int
 
 
-class _Line:
-    """Entries in the order of their numbers, taken away at the front.
+class _Line(list[Entry | None]):
+    """Entries in the order of their numbers, taken away at the front: those before `head` are gone.
 
     A deque would cost 600 bytes for a single entry, and cannot be searched.
     """
 
-    __slots__ = ("_entries", "_head")
+    __slots__ = ("head",)
 
     def __init__(self) -> None:
-        self._entries: list[Entry | None] = []
-        self._head = 0
+        self.head = 0
 
-    def __len__(self) -> int:
-        return len(self._entries) - self._head
-
-    def append(self, entry: Entry) -> None:
-        self._entries.append(entry)
-
-    def drop_first(self) -> None:
-        self._entries[self._head] = None
-        self._head += 1
-        if self._head > 16 and self._head * 2 > len(self._entries):
-            del self._entries[: self._head]
-            self._head = 0
+    def drop_first(self) -> bool:
+        """Take the first one away; true when none is left."""
+        head = self.head
+        self[head] = None
+        self.head = head = head + 1
+        if head == len(self):
+            return True
+        if head > 16 and head * 2 > len(self):
+            del self[:head]
+            self.head = 0
+        return False
 
     def from_number(self, number: int, limit: int) -> list[Entry]:
-        at = bisect_left(self._entries, number, lo=self._head, key=_number_of)
-        return self._entries[at : at + limit]  # type: ignore[return-value]
+        at = bisect_left(self, number, lo=self.head, key=_number_of)
+        return self[at : at + limit]  # type: ignore[return-value]
 
     def from_offset(self, offset: int) -> Entry | None:
-        at = bisect_left(self._entries, offset, lo=self._head, key=_offset_of)
-        return self._entries[at] if at < len(self._entries) else None
+        at = bisect_left(self, offset, lo=self.head, key=_offset_of)
+        return self[at] if at < len(self) else None
 
 
 class Window:
@@ -188,11 +186,7 @@ class Window:
         self.bytes -= entry.size
         self._floors[entry.partition] = entry.offset + 1
         for user in entry.message.recipients:
-            line = self._by_user[user]
-            line.drop_first()
-            if not line:
+            if self._by_user[user].drop_first():
                 del self._by_user[user]
-        line = self._by_partition[entry.partition]
-        line.drop_first()
-        if not line:
+        if self._by_partition[entry.partition].drop_first():
             del self._by_partition[entry.partition]

@@ -99,5 +99,5 @@ def test_a_user_of_many_messages_is_found_quickly_and_compacted() -> None:
     window = Window(1 << 30, 10.0)
     for offset in range(1000):
         window.add(0, offset, MESSAGES["alice",], offset)
-    assert len(window._by_user["alice"]._entries) < 50
+    assert len(window._by_user["alice"]) < 50
     assert read_all(window, "alice", {0: 998}) == [(0, 998), (0, 999)]

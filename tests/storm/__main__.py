@@ -36,6 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--kinds", default=",".join(ROLE_KINDS), help="faults of roles; `none` for none (%(default)s)")
     add("--broker-faults", action="store_true", help="kill the broker for 20 s too")
     add("--database-faults", action="store_true", help="stop the database for 30 s too")
+    add("--judge-push", action="store_true", help="a push that a device missed is a loss too")
     add("--set", action="append", default=[], metavar="NOTIFYD_X=Y", help="a setting of the roles")
     add("--schedule", action="store_true", help="print the faults, and raise no storm")
     add("--directory", type=Path, help="where to (a new one under the temporary folder)")
@@ -74,6 +75,7 @@ def main() -> int:
         flaky=arguments.flaky,
         sample_s=max(1.0, storm_s / _SAMPLES),
         extra_env=dict(pair.split("=", 1) for pair in arguments.set),
+        judges_push=arguments.judge_push,
     )
     schedule = _schedule(arguments, options)
     told = sys.stderr if arguments.json else sys.stdout

@@ -66,20 +66,26 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`figures` are counts and shares by name."""
+    """`figures` are counts and shares by name; `missed_pushes` is what devices that came back never got."""
 
     losses: tuple[Loss, ...]
     figures: Mapping[str, float]
+    missed_pushes: tuple[Loss, ...] = ()
 
 
-def check(facts: Facts) -> Verdict:
-    """Compare; the order of losses is that of their kinds, then of the messages."""
+def check(facts: Facts, *, judges_push: bool = False) -> Verdict:
+    """Compare; the order of losses is that of their kinds, then of the messages.
+
+    With `judges_push` a push that a device missed, and that was there at the end, is a loss too.
+    """
+    missed = tuple(_pushes(facts))
     losses = [
         *_rows(facts),
         *_inbox(facts),
         *_deliveries(facts),
         *_webhooks(facts),
         *_acks(facts),
+        *(missed if judges_push else ()),
     ]
     if facts.wrong_counters:
         losses.append(Loss("wrong_unread_counter", "-", detail=f"of {facts.wrong_counters} users"))
@@ -89,7 +95,7 @@ def check(facts: Facts) -> Verdict:
         losses.append(
             Loss("callback_missing", "-", detail=f"{facts.errors} errors, {facts.on_failed} callbacks")
         )
-    return Verdict(tuple(losses), _figures(facts))
+    return Verdict(tuple(losses), _figures(facts), missed)
 
 
 def _rows(facts: Facts) -> Iterable[Loss]:
@@ -153,6 +159,18 @@ def _acks(facts: Facts) -> Iterable[Loss]:
     for key in sorted(facts.acks):
         if states.get(key) != "acked":
             yield Loss("ack_lost", *key, "ws", states.get(key, "no row"))
+
+
+def _pushes(facts: Facts) -> Iterable[Loss]:
+    """What addressed a device after its first connection and before its last, and never came."""
+    for sent in facts.sent.values():
+        if "ws" in sent.channels:
+            for user in sent.users:
+                times = facts.connected.get(user)
+                if not times or (sent.id, user) in facts.receipts:
+                    continue
+                if times[0][0] + _EDGE_MS <= sent.handed_ms and sent.confirmed_ms + _EDGE_MS <= times[-1][1]:
+                    yield Loss("push_missed", sent.id, user, "ws", f"at {sent.place}")
 
 
 def _figures(facts: Facts) -> dict[str, float]:

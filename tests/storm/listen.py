@@ -7,6 +7,7 @@ confirmed, `state AT_MS USER STATE` for each change of a connection, `end UNCONF
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 
 import msgspec
@@ -22,7 +23,7 @@ _CONFIRM_S = 15.0
 
 
 class ListenerConfig(msgspec.Struct, frozen=True):
-    """`count` devices, spread over `urls`; one that lost its server tries any of them."""
+    """`count` devices, spread over `urls`; one that lost its server tries the next."""
 
     seed: int
     count: int
@@ -34,11 +35,11 @@ class Device:
 
     def __init__(self, user: str, config: ListenerConfig, settings: Settings, journal: Journal) -> None:
         self._user = user
-        self._urls = config.urls
         self._journal = journal
         self._chance = random.Random(f"{config.seed} {user}")
+        self._urls = itertools.cycle(self._chance.sample(config.urls, len(config.urls)))
         self._client = PushClient(
-            self._chance.choice(self._urls),
+            next(self._urls),
             issue_token(settings, user, ttl_s=_TOKEN_TTL_S),
             on_state=self._on_state,
             random_=self._chance,
@@ -47,7 +48,7 @@ class Device:
     def _on_state(self, state: str, _: str) -> None:
         self._journal.write("state", now_ms(), self._user, state)
         if state == "waiting":
-            self._client.url = self._chance.choice(self._urls)
+            self._client.url = next(self._urls)
 
     async def _read(self) -> None:
         async for frame in self._client:

@@ -33,6 +33,7 @@ def as_json(options: Options, schedule: Sequence[Fault], outcome: Outcome) -> di
         **outcome.verdict.figures,
         "losses": dict(Counter(loss.kind for loss in losses)),
         "lost": [str(loss) for loss in losses[:1000]],
+        "missed_pushes": [str(loss) for loss in outcome.verdict.missed_pushes[:100]],
         "dead_letters": dict(outcome.dead),
         "lag": outcome.lag,
         "served_s": {
@@ -104,6 +105,7 @@ def as_table(options: Options, schedule: Sequence[Fault], outcome: Outcome) -> s
     lines += [f"  lost              {loss}" for loss in losses[:_MOST]]
     if len(losses) > _MOST:
         lines.append(f"  ... and {len(losses) - _MOST} more")
+    lines += [f"  missed            {loss}" for loss in outcome.verdict.missed_pushes[:_MOST]]
     if outcome.explained:
         lines.append(f"  their lives       {outcome.explained}")
     return "\n".join(lines)

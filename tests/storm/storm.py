@@ -53,6 +53,7 @@ class Options:
     flaky: float
     sample_s: float
     extra_env: dict[str, str]
+    judges_push: bool = False
 
 
 @dataclass
@@ -263,12 +264,13 @@ class Storm:
         facts = await collect(
             cluster.logs, database_url.get_secret_value(), seed=options.seed, listeners=options.listeners
         )
-        outcome.verdict = check(facts)
+        outcome.verdict = check(facts, judges_push=options.judges_push)
         outcome.reconnects_s = read_reconnects(cluster.logs / "listen.journal")
         outcome.phases = compare_phases(cluster.logs, facts.sent, self._began_ms, outcome.outages)
-        if outcome.verdict.losses:
+        losses = [*outcome.verdict.losses, *outcome.verdict.missed_pushes]
+        if losses:
             journals = sorted(cluster.logs.glob("*.journal"))
-            lives: dict[str, Any] = await explain.explain(outcome.verdict.losses, cluster.settings, journals)
+            lives: dict[str, Any] = await explain.explain(losses, cluster.settings, journals)
             path = cluster.logs / "losses.json"
             explain.write(lives, path)
             outcome.explained = str(path)

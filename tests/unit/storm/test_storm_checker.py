@@ -128,6 +128,16 @@ def test_a_planted_fault_is_found(plant: Callable[[Facts], None], found: list[st
     assert [str(loss) for loss in check(facts).losses] == found
 
 
+def test_a_push_that_a_device_missed_and_came_back_for_is_told_and_a_loss_where_it_is_judged() -> None:
+    # listener-2 was away, and is back: nothing of message b ever came.
+    told = check(good_facts())
+    assert [str(loss) for loss in told.missed_pushes] == ["push_missed: b listener-2 ws at 1:5"]
+    assert check(good_facts(), judges_push=True).losses == told.missed_pushes
+    facts = good_facts()
+    facts.connected = {"listener-1": [(0, 99_000)], "listener-2": [(0, 19_000)]}
+    assert check(facts, judges_push=True).losses == ()
+
+
 def test_what_was_never_confirmed_may_be_there_or_not() -> None:
     facts = good_facts()
     facts.unsure = {"u", "v"}

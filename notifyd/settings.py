@@ -105,7 +105,8 @@ class Settings(BaseSettings):
 
     # Database
     database_url: SecretStr | None = Field(
-        None, description="postgresql://user:password@host:port/database; roles persist and sweep need it."
+        None,
+        description="postgresql://user:password@host:port/database; persist needs it, ws reads old replays there.",
     )
     database_pool_size: int = Field(4, gt=0, description="Connections a process keeps at most.")
     database_statement_timeout_s: float = Field(30.0, gt=0, description="One statement.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -175,6 +176,15 @@ def _pushes(facts: Facts) -> Iterable[Loss]:
 
 def _figures(facts: Facts) -> dict[str, float]:
     calls, pairs = facts.good_calls.total(), len(facts.good_calls)
+    # A record that is not acknowledged holds back what a partition commits: see where repeats come from.
+    calls_in: Counter[str] = Counter()
+    pairs_in: Counter[str] = Counter()
+    for (message_id, _), number in facts.good_calls.items():
+        if message_id in facts.sent:
+            partition = facts.sent[message_id].place.partition(":")[0]
+            calls_in[partition] += number
+            pairs_in[partition] += 1
+    shares = [_share(number - pairs_in[one], number) for one, number in calls_in.items()] or [0.0]
     addressed = [
         (sent, user)
         for sent in facts.sent.values()
@@ -197,6 +207,8 @@ def _figures(facts: Facts) -> dict[str, float]:
         "webhook_calls": calls,
         "webhook_repeats": calls - pairs,
         "webhook_repeat_share": _share(calls - pairs, calls),
+        "webhook_repeat_share_of_median_partition": statistics.median(shares),
+        "webhook_repeat_share_of_worst_partition": max(shares),
         "webhook_failures_played": facts.failed_calls,
         "redelivered_events": facts.sent_events - pairs,
         "ws_addressed": len(addressed),

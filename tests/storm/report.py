@@ -79,7 +79,8 @@ def as_table(options: Options, schedule: Sequence[Fault], outcome: Outcome) -> s
         f"  webhooks          {told['webhooks']}; {told['webhook_calls']} calls, {told['webhook_repeats']}"
         f" repeats ({told['webhook_repeat_share']:.2%}; by partition: median"
         f" {told['webhook_repeat_share_of_median_partition']:.2%}, most"
-        f" {told['webhook_repeat_share_of_worst_partition']:.2%}), {told['redelivered_events']} redelivered events,"
+        f" {told['webhook_repeat_share_of_worst_partition']:.2%}),"
+        f" {told['redelivered_events']} redelivered events,"
         f" {told['webhook_failures_played']} failures played",
         f"  push              {told['ws_received']} of {told['ws_addressed']}"
         f" ({told['ws_coverage']:.2%}), while connected {told['ws_coverage_while_connected']:.2%}"

@@ -15,7 +15,7 @@ _ANSWER_S = 2.0
 #: A life's first part is growth by nature: caches, pools, imports.
 _WARM_UP_SHARE: Final = 0.3
 #: What is shorter says nothing of an hour.
-_LONG_S: Final = 120.0
+_LONG_S: Final = 300.0
 _LEAST: Final = 10
 MEASURES: Final = ("rss_kib", "descriptors", "threads", "tasks")
 

@@ -203,7 +203,7 @@ async def test_a_live_only_role_loses_nothing_that_was_read_and_not_done_at_a_re
     settings: Settings,
 ) -> None:
     topic = await make_topic(settings, "groups", partitions=1)
-    live = {"start": StartPlan(is_live_only=True), "commits": False}
+    live = {"start": StartPlan(back_s=0.0), "commits": False}
     gate = asyncio.Event()
     begun: list[int] = []
 

@@ -106,7 +106,7 @@ class Settings(BaseSettings):
     # Database
     database_url: SecretStr | None = Field(
         None,
-        description="postgresql://user:password@host:port/database; persist needs it, ws reads old replays there.",
+        description="postgresql://user:password@host:port/database; persist needs it, ws replays from it.",
     )
     database_pool_size: int = Field(4, gt=0, description="Connections a process keeps at most.")
     database_statement_timeout_s: float = Field(30.0, gt=0, description="One statement.")

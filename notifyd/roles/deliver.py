@@ -31,7 +31,7 @@ from notifyd.settings import Settings
 from notifyd.stream.batch import Batch, Record
 from notifyd.stream.engine import EngineOptions
 from notifyd.stream.retry import RetryOrder, retry_record
-from notifyd.stream.work import work_on_records
+from notifyd.stream.work import Rest, work_on_records
 
 _log = get_logger()
 
@@ -108,23 +108,31 @@ class DeliverRole(StreamingRole):
 
     # One record
 
-    async def _work(self, batch: Batch, record: Record) -> None:
+    async def _work(self, batch: Batch, record: Record) -> Rest | None:
+        """Try all deliveries of a record; what is left is to make their outcomes durable."""
         is_retry = record.topic in self._retry_topics
         try:
-            job = self._retries.read(record) if is_retry else read_message_job(record, self.context.limits)
+            job = self._retries.read(record, batch.flow) if is_retry else read_message_job(record, self.context.limits)
         except InvalidMessage as error:
             await self._on_invalid(record, error, is_ours=is_retry)
-            return
+            return None
         if not is_retry and self._recent.is_taken(record, job.message):
             # `persist` sets it aside; its webhook would speak in the first message's name.
             self.context.metrics.invalid.labels(self.name, "id_conflict").inc()
-            return
+            return None
         if job.order is not None and await self._sent_on(job, job.order):
-            return
-        results = await self._deliver_all(job)
-        if results:
-            await self._settle(job, results)
-            self._retries.settled(job)
+            self._retries.put_back(job)
+            return None
+        try:
+            results = await self._deliver_all(job)
+        except Exception:
+            self._retries.put_back(job)
+            raise
+        return self._conclude(job, results) if results else None
+
+    async def _conclude(self, job: Job, results: list[_Result]) -> None:
+        await self._settle(job, results)
+        self._retries.settled(job)
 
     async def _deliver_all(self, job: Job) -> list[_Result]:
         """Try every delivery of a job; all have ended when it returns or raises."""

@@ -52,7 +52,7 @@ class PartitionFlow:
         self._handed_over = 0
         # First offset and timestamp (ms) of each fetch that is not wholly acked.
         self._fetches: deque[tuple[int, int]] = deque()
-        self._tasks: dict[asyncio.Task[None], tuple[Record | Batch, Callable[[], None] | None]] = {}
+        self._tasks: dict[asyncio.Task[object], tuple[Record | Batch, Callable[[], None] | None]] = {}
         #: Records in line behind one of the same key that is being worked on.
         self.lines: dict[bytes, deque[tuple[Batch, Record]]] = {}
         self._is_draining = False
@@ -194,8 +194,8 @@ class PartitionFlow:
     # Work
 
     def begin(
-        self, work: Coroutine[Any, Any, None], on: Record | Batch, after: Callable[[], None] | None = None
-    ) -> asyncio.Task[None]:
+        self, work: Coroutine[Any, Any, object], on: Record | Batch, after: Callable[[], None] | None = None
+    ) -> asyncio.Task[object]:
         """Run `work` as a task of this epoch: it is waited for in a drain, then cancelled.
 
         `on` is the record or batch that it works on, for `running`. `after` is called when the
@@ -207,7 +207,7 @@ class PartitionFlow:
         task.add_done_callback(self._ended)
         return task
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _ended(self, task: asyncio.Task[object]) -> None:
         _, after = self._tasks.pop(task)
         if after is not None:
             after()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 from notifyd.errors import ConfigError, PermanentError
 from notifyd.log import get_logger
@@ -26,7 +26,9 @@ _TRUST_MEMORY: Final = 2000
 #: Permanent errors that are about the surroundings rather than about the record.
 _ENDS_THE_ROLE: Final = frozenset({"topic_missing", "not_authorised"})
 
-RecordWork = Callable[[Batch, Record], Awaitable[None]]
+#: The rest of a record's work, to be awaited once.
+Rest = Awaitable[None]
+RecordWork = Callable[[Batch, Record], Awaitable[Rest | None]]
 BatchWork = Callable[[Batch], Awaitable[None]]
 
 
@@ -51,29 +53,47 @@ def work_on_records(
 
     Records of one partition with the same key are worked on one after the other, in one place
     for all of them, so that a busy key cannot take the places of others; those overtake freely.
+    Work may return the rest of itself, which need not be done before the next record of the key
+    begins: the record is acknowledged after the rest.
     """
     slots = _Slots(concurrency)
     edge = _Edge(options, on_surprise)
 
-    async def work_on(batch: Batch, record: Record) -> None:
+    async def see_through(
+        batch: Batch, record: Record, doing: Awaitable[Any], *, is_rest: bool
+    ) -> Rest | None:
+        """Await a part of the work; returns the rest of it, or acks the record where there is none."""
         try:
-            await work(batch, record)
+            rest = await doing
         except (Exception, asyncio.CancelledError) as error:  # the outer edge: it becomes an outcome
             surprise = edge.surprise(batch, error)
             if surprise is None or not await edge.outcome(batch, record, surprise):
-                return
+                return None
         else:
+            if rest is not None and not is_rest:
+                return cast(Rest, rest)
             edge.worked(1)
         batch.flow.ack(record.offset)
+        return None
+
+    async def work_on(batch: Batch, record: Record) -> None:
+        rest = await see_through(batch, record, work(batch, record), is_rest=False)
+        if rest is not None:
+            await see_through(batch, record, rest, is_rest=True)
 
     async def work_on_line(batch: Batch, record: Record, line: deque[tuple[Batch, Record]]) -> None:
-        await work_on(batch, record)
-        while line:
+        key = record.key
+        while True:
+            rest = await see_through(batch, record, work(batch, record), is_rest=False)
+            if rest is not None:
+                batch.flow.begin(see_through(batch, record, rest, is_rest=True), record)
+            if not line:
+                # In the step that found nobody in line: who comes next must begin a line of their own.
+                del batch.flow.lines[key]
+                return
             if not batch.is_live:
                 return
-            await work_on(*line.popleft())
-        # In the step that found nobody in line: who comes next must begin a line of their own.
-        del batch.flow.lines[record.key]
+            batch, record = line.popleft()
 
     async def agent(stream: AsyncIterator[Batch]) -> None:
         async for batch in stream:
@@ -208,9 +228,9 @@ def work_on_batches(
     """
     slots = asyncio.Semaphore(concurrency)
     edge = _Edge(options, on_surprise)
-    tails: dict[object, asyncio.Task[None]] = {}
+    tails: dict[object, asyncio.Task[object]] = {}
 
-    async def run(batch: Batch, before: asyncio.Task[None] | None) -> None:
+    async def run(batch: Batch, before: asyncio.Task[object] | None) -> None:
         if before is not None:
             await asyncio.wait({before})
         async with slots:

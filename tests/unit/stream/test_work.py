@@ -14,7 +14,7 @@ from notifyd.settings import load_settings
 from notifyd.stream.batch import Batch, Record
 from notifyd.stream.engine import Agent, EngineOptions
 from notifyd.stream.flow import PartitionFlow
-from notifyd.stream.work import LeftUndone, work_on_batches, work_on_records
+from notifyd.stream.work import LeftUndone, Rest, work_on_batches, work_on_records
 
 
 def options_of(failures: list[Exception]) -> EngineOptions:
@@ -138,6 +138,33 @@ async def test_a_busy_key_takes_one_place_and_starves_nobody() -> None:
     assert order[10:] == [b"hot"] * 20
     assert flow.uncommitted == 30
     assert not flow.lines
+
+
+async def test_the_next_of_a_key_does_not_wait_for_the_outcome_of_the_one_before() -> None:
+    tried: list[int] = []
+    durable = asyncio.Event()
+
+    async def work(batch: Batch, record: Record) -> Rest:
+        tried.append(record.offset)
+        return durable.wait()  # type: ignore[return-value]
+
+    agent = work_on_records(options_of([]), work, no_surprise, concurrency=5)
+    queue: asyncio.Queue[Batch] = asyncio.Queue()
+    running = asyncio.ensure_future(agent(stream_of(queue)))
+    flow = flow_of()
+    queue.put_nowait(batch_of(flow, 4, [b"k"] * 4))
+    for _ in range(3):
+        await settle()
+    assert tried == [0, 1, 2, 3]
+    assert flow.uncommitted == 0, "acknowledged before its outcome was durable"
+    flow.drain()
+    idle = asyncio.ensure_future(flow.wait_idle())
+    await settle()
+    assert not idle.done(), "a drain must wait for outcomes on their way"
+    durable.set()
+    await asyncio.wait_for(idle, 2)
+    running.cancel()
+    assert flow.uncommitted == 4
 
 
 async def test_a_record_that_comes_as_its_key_ends_is_worked_on() -> None:

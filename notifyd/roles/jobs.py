@@ -9,6 +9,7 @@ from typing import Final
 from notifyd.delivery.event import FIRST_RUN
 from notifyd.message.envelope import Limits, Message, decode
 from notifyd.stream.batch import Record
+from notifyd.stream.flow import PartitionFlow
 from notifyd.stream.retry import RetryOrder, read_order
 
 #: A retry that comes twice within this many others is recognised.
@@ -50,29 +51,48 @@ def read_message_job(record: Record, limits: Limits) -> Job:
 
 
 class RetryJobs:
-    """Reads retry records, and knows those that were settled, so that a second copy does nothing."""
+    """Reads retry records, and knows those under way and those settled: a second copy does nothing.
+
+    What is under way counts for as long as its partition is ours: where it was cut short the
+    record comes again, here or elsewhere, and is taken up again.
+    """
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._seen: OrderedDict[tuple[object, ...], None] = OrderedDict()
+        self._under_way: dict[tuple[object, ...], PartitionFlow] = {}
+        self._settled: OrderedDict[tuple[object, ...], None] = OrderedDict()
 
-    def read(self, record: Record) -> Job:
-        """Read a retry record; raises `InvalidMessage`."""
+    def read(self, record: Record, flow: PartitionFlow) -> Job:
+        """Read a retry record and take up what nobody else has; raises `InvalidMessage`."""
         order = read_order(record)
         message = decode(record.value, timestamp_ms=order.first_at_ms, limits=self._limits, is_exempt=True)
-        pairs = tuple(
-            (user, order.channel) for user in order.users if _key(message, user, order) not in self._seen
-        )
+        users = [user for user in order.users if self._is_free(_key(message, user, order))]
+        for user in users:
+            self._under_way[_key(message, user, order)] = flow
+        if len(self._under_way) > _SEEN_RETRIES:
+            self._under_way = {key: one for key, one in self._under_way.items() if not one.is_closed}
+        pairs = tuple((user, order.channel) for user in users)
         return Job(record, message, pairs, order.attempt, order.run, order.first_at_ms, order)
 
+    def _is_free(self, key: tuple[object, ...]) -> bool:
+        flow = self._under_way.get(key)
+        return key not in self._settled and (flow is None or flow.is_closed)
+
     def settled(self, job: Job) -> None:
-        """Note a job whose outcomes are durable; what was cut short must come again."""
+        """Note a job whose outcomes are durable."""
         if job.order is None:
             return
         for user, _ in job.pairs:
-            self._seen[_key(job.message, user, job.order)] = None
-        while len(self._seen) > _SEEN_RETRIES:
-            self._seen.popitem(last=False)
+            self._settled[_key(job.message, user, job.order)] = None
+        self.put_back(job)
+        while len(self._settled) > _SEEN_RETRIES:
+            self._settled.popitem(last=False)
+
+    def put_back(self, job: Job) -> None:
+        """Let go of a job that is to come again, or that was set aside."""
+        if job.order is not None:
+            for user, _ in job.pairs:
+                self._under_way.pop(_key(job.message, user, job.order), None)
 
 
 def _key(message: Message, user: str, order: RetryOrder) -> tuple[object, ...]:

@@ -205,6 +205,8 @@ class PartitionFlow:
         task = asyncio.create_task(work)
         self._tasks[task] = (on, after)
         task.add_done_callback(self._ended)
+        if self._is_closed:  # begun by work that did not hear its own end
+            task.cancel()
         return task
 
     def _ended(self, task: asyncio.Task[object]) -> None:

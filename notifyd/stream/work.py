@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, Final, Protocol, cast
 
 from notifyd.errors import ConfigError, PermanentError
@@ -27,8 +27,8 @@ _TRUST_MEMORY: Final = 2000
 _ENDS_THE_ROLE: Final = frozenset({"topic_missing", "not_authorised"})
 
 #: The rest of a record's work, to be awaited once.
-Rest = Awaitable[None]
-RecordWork = Callable[[Batch, Record], Awaitable[Rest | None]]
+Rest = Coroutine[Any, Any, None]
+RecordWork = Callable[[Batch, Record], Coroutine[Any, Any, Rest | None]]
 BatchWork = Callable[[Batch], Awaitable[None]]
 
 
@@ -60,9 +60,14 @@ def work_on_records(
     edge = _Edge(options, on_surprise)
 
     async def see_through(
-        batch: Batch, record: Record, doing: Awaitable[Any], *, is_rest: bool
+        batch: Batch, record: Record, doing: Coroutine[Any, Any, Any], *, is_rest: bool
     ) -> Rest | None:
         """Await a part of the work; returns the rest of it, or acks the record where there is none."""
+        if is_rest and batch.flow.is_closed:
+            # The work did not hear its end. The outcome is the next owner's to write: a retry or a
+            # dead letter from here would stand beside theirs.
+            doing.close()
+            return None
         try:
             rest = await doing
         except (Exception, asyncio.CancelledError) as error:  # the outer edge: it becomes an outcome
@@ -85,7 +90,9 @@ def work_on_records(
         key = record.key
         while True:
             rest = await see_through(batch, record, work(batch, record), is_rest=False)
-            if rest is not None:
+            if rest is not None and batch.flow.is_closed:
+                rest.close()
+            elif rest is not None:
                 batch.flow.begin(see_through(batch, record, rest, is_rest=True), record)
             if not line:
                 # In the step that found nobody in line: who comes next must begin a line of their own.
@@ -165,7 +172,8 @@ class _Edge:
             self._failed //= 2
 
     def surprise(self, batch: Batch, error: BaseException) -> Exception | None:
-        """What there is to handle of an error; `None` where the records were left on purpose.
+        """What there is to handle of an error; `None` where the records were left on purpose, or are
+        another's by now (work that fails as it is cancelled may raise anything).
 
         Raises it anew where the task is being cancelled. Libraries cancel themselves, too (a
         timeout of theirs that leaks): that must not pass for the end of the epoch, or the record
@@ -180,7 +188,7 @@ class _Edge:
             if task is not None and task.cancelling():
                 raise error
             return RuntimeError("the work cancelled itself")
-        return error if isinstance(error, Exception) else None
+        return error if isinstance(error, Exception) and not batch.flow.is_closed else None
 
     async def outcome(self, batch: Batch, record: Record, error: Exception) -> bool:
         """Turn a surprise into an outcome; false where the role has to end instead."""

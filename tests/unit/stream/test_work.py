@@ -288,6 +288,40 @@ async def test_work_that_cancels_itself_is_a_surprise_and_no_end_of_the_epoch(ki
     assert flow.uncommitted == 3
 
 
+@pytest.mark.parametrize("key", [None, b"k"])
+@pytest.mark.parametrize("answer", ["rest", "error"])
+async def test_work_that_does_not_hear_the_end_of_its_epoch_writes_no_outcome(
+    answer: str, key: bytes | None
+) -> None:
+    outcomes: list[str] = []
+
+    async def rest() -> None:
+        outcomes.append("rest")
+
+    async def work(batch: Batch, record: Record) -> Any:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            if answer == "error":
+                raise ConnectionError("closed while in use") from None
+        return rest()
+
+    async def surprise(record: Record, error: Exception) -> None:
+        outcomes.append("dead letter")
+
+    agent = work_on_records(options_of([]), work, surprise, concurrency=3)
+    queue: asyncio.Queue[Batch] = asyncio.Queue()
+    running = asyncio.ensure_future(agent(stream_of(queue)))
+    flow = flow_of()
+    queue.put_nowait(batch_of(flow, 1, [key] if key else None))
+    await settle()
+    flow.close()
+    await settle()
+    running.cancel()
+    assert outcomes == []
+    assert not flow.running
+
+
 async def test_a_place_that_cannot_be_moved_over_what_was_set_aside_is_a_failure() -> None:
     failures: list[BaseException] = []
 

@@ -112,7 +112,11 @@ class DeliverRole(StreamingRole):
         """Try all deliveries of a record; what is left is to make their outcomes durable."""
         is_retry = record.topic in self._retry_topics
         try:
-            job = self._retries.read(record, batch.flow) if is_retry else read_message_job(record, self.context.limits)
+            job = (
+                self._retries.read(record, batch.flow)
+                if is_retry
+                else read_message_job(record, self.context.limits)
+            )
         except InvalidMessage as error:
             await self._on_invalid(record, error, is_ours=is_retry)
             return None

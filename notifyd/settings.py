@@ -174,7 +174,11 @@ class Settings(BaseSettings):
     )
 
     # Process
-    pod_name: str = Field(default_factory=_hostname, description="Name of this process in events and logs.")
+    pod_name: str = Field(
+        default_factory=_hostname,
+        description="Name of this process in events and logs, its own alone: one that starts under the name "
+        "of a killed one takes its place in the consumer group at once.",
+    )
     drain_s: float = Field(5.0, gt=0, description="How long work in flight may take to end on a stop.")
     grace_s: float = Field(
         9.0,

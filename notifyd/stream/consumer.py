@@ -31,6 +31,7 @@ from notifyd.stream.departure import stop_client
 from notifyd.stream.flow import PartitionFlow
 from notifyd.stream.gauges import PartitionGauges
 from notifyd.stream.poller import Poller
+from notifyd.stream.predecessor import take_place
 from notifyd.stream.seams import FaustSeams
 from notifyd.stream.start import plan_starts
 
@@ -124,6 +125,9 @@ class EngineConsumer(FaustSeams):
                 await asyncio.sleep(wait_s)
                 attempt += 1
         self._client = client
+        if self._options.commits and "pod_name" in self._settings.model_fields_set:
+            # A name that was given is no other's; the host's, which is the default, may be.
+            await take_place(self._settings, self._options.group, self._client_id)
         self._commits = Commits(
             client if self._options.commits else None,
             self._options.metrics,
@@ -134,11 +138,15 @@ class EngineConsumer(FaustSeams):
             client, self.flows, max_records=self._settings.kafka_max_poll_records, on_lost=self.on_lost
         )
 
+    @property
+    def _client_id(self) -> str:
+        return f"notifyd-{self._options.role}-{self._settings.pod_name}"
+
     def _new_client(self) -> aiokafka.AIOKafkaConsumer:
         settings = self._settings
         return aiokafka.AIOKafkaConsumer(
             **kafka_options(settings),
-            client_id=f"notifyd-{self._options.role}-{settings.pod_name}",
+            client_id=self._client_id,
             group_id=self._options.group,
             enable_auto_commit=False,
             # Never a silent reset: `plan_starts` decides where to read.

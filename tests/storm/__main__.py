@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import logging
 import shutil
 import sys
 import tempfile
@@ -88,6 +89,8 @@ def main() -> int:
         tell(f"  {fault}")
     if arguments.schedule:
         return 0
+    # Our own questions to a broker that is away on purpose would fill the page.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     directory = arguments.directory or Path(tempfile.mkdtemp(prefix="notifyd-storm-"))
     directory.mkdir(parents=True, exist_ok=True)
     directory.chmod(0o711)  # as root, the database server is another user, who must get in

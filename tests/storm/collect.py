@@ -106,6 +106,12 @@ def read_devices(
     return receipts, acks, dict(connected)
 
 
+def count_connected(journal: Path) -> int:
+    """Count the devices that have a connection by now."""
+    states = {parts[1]: parts[2] for kind, *parts in lines_of(journal) if kind == "state"}
+    return sum(1 for state in states.values() if state == "open")
+
+
 def read_reconnects(journal: Path) -> list[float]:
     """Return how long devices were without a connection, each time (s)."""
     gone: dict[str, int] = {}

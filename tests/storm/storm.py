@@ -20,14 +20,13 @@ from tests.fixtures.system import children_of
 from tests.storm import explain
 from tests.storm.check import Verdict, check
 from tests.storm.cluster import Cluster, role_of
-from tests.storm.collect import collect, read_reconnects
+from tests.storm.collect import collect, count_connected, read_reconnects
 from tests.storm.groups import ROLES, Groups, Standstill
 from tests.storm.keeper import End, Keeper
 from tests.storm.listen import ListenerConfig
 from tests.storm.phases import Phase, compare_phases
 from tests.storm.produce import ProducerConfig
 from tests.storm.receive import ReceiverConfig
-from tests.storm.records import lines_of
 from tests.storm.samples import Growth, Sampler, find_growth
 from tests.storm.schedule import Fault
 
@@ -130,7 +129,7 @@ class Storm:
             urls = tuple(cluster.push_urls)
             listen = cluster.add_party("listen", ListenerConfig(options.seed, options.listeners, urls))
             await self._until(
-                lambda: _count_open(listen.journal) >= options.listeners, "devices to be connected", 60.0
+                lambda: count_connected(listen.journal) == options.listeners, "devices to be connected", 60.0
             )
 
     async def _until_ready(self, cluster: Cluster) -> None:
@@ -240,6 +239,10 @@ class Storm:
         left = await groups.settle(limit_s, _STILL_S, self._tell)
         listen = cluster.parties.get("listen")
         if listen is not None and not left:
+            # One may be waiting for its turn to try again: half a minute, and the time that takes.
+            await self._until(
+                lambda: count_connected(listen.journal) == options.listeners, "devices to be back", 90.0
+            )
             # The last acks of the devices make events of their own.
             if (code := await listen.stop(60.0)) != 0:
                 outcome.problems.append(f"the devices ended with {code}, see {listen.log_file}")
@@ -278,10 +281,6 @@ class Storm:
 
 def _pids(cluster: Cluster) -> dict[str, int]:
     return {name: process.pid for name, process in cluster.roles.items() if process.is_running}
-
-
-def _count_open(journal: Path) -> int:
-    return sum(1 for kind, *parts in lines_of(journal) if kind == "state" and parts[-1] == "open")
 
 
 def _write_samples(sampler: Sampler, path: Path) -> None:

@@ -31,7 +31,11 @@ def configure_logging(settings: Settings, **fixed: Any) -> None:
     if as_json:
         shared.append(structlog.processors.format_exc_info)
     renderer: structlog.typing.Processor = (
-        structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer()
+        structlog.processors.JSONRenderer()
+        if as_json
+        # Plain: rich's tracebacks take 50 ms each, and a burst of errors would keep the event loop
+        # from Kafka's heartbeats until the group throws the process out.
+        else structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
     )
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],

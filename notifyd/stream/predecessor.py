@@ -39,7 +39,8 @@ async def take_place(settings: Settings, group: str, client_id: str) -> int:
             await admin.start()
             node = await admin.find_coordinator(group)
             told = await admin._send_request_to_node(node, DescribeGroupsRequest([group]))
-            for code, _, _, _, _, members, *_ in told.groups:
+            for row in told.groups:
+                code, members = row[0], row[5]
                 if code:
                     raise kafka.for_code(code)
                 for member_id, other_client_id, *_ in members:

@@ -16,6 +16,7 @@ from notifyd.errors import ConfigError, PermanentError
 from notifyd.log import get_logger
 from notifyd.stream.batch import Batch, Record
 from notifyd.stream.engine import Agent, EngineOptions
+from notifyd.stream.turns import Feeders, Slots
 
 _log = get_logger()
 
@@ -53,10 +54,11 @@ def work_on_records(
 
     Records of one partition with the same key are worked on one after the other, in one place
     for all of them, so that a busy key cannot take the places of others; those overtake freely.
+    Partitions that wait for a place get one in turn.
     Work may return the rest of itself, which need not be done before the next record of the key
     begins: the record is acknowledged after the rest.
     """
-    slots = _Slots(concurrency)
+    slots = Slots(concurrency)
     edge = _Edge(options, on_surprise)
 
     async def see_through(
@@ -102,53 +104,23 @@ def work_on_records(
                 return
             batch, record = line.popleft()
 
+    def begin(batch: Batch, record: Record) -> None:
+        flow, key = batch.flow, record.key
+        if key:
+            line = flow.lines[key] = deque()
+            flow.begin(work_on_line(batch, record, line), record, slots.free)
+        else:
+            flow.begin(work_on(batch, record), record, slots.free)
+
     async def agent(stream: AsyncIterator[Batch]) -> None:
-        async for batch in stream:
-            flow, lines = batch.flow, batch.flow.lines
-            for record in batch.records:
-                key = record.key
-                if key and (line := lines.get(key)) is not None:
-                    line.append((batch, record))
-                    continue
-                if not slots.take():
-                    await slots.wait()
-                if not flow.is_live:
-                    slots.free()
-                    break
-                if key:
-                    line = lines[key] = deque()
-                    flow.begin(work_on_line(batch, record, line), record, slots.free)
-                else:
-                    flow.begin(work_on(batch, record), record, slots.free)
+        feeders = Feeders(slots, begin, options.fail)
+        try:
+            async for batch in stream:
+                feeders.add(batch)
+        finally:
+            feeders.end()
 
     return agent
-
-
-class _Slots:
-    """Places for tasks. As `asyncio.Semaphore` for one taker, without a coroutine where a place is free."""
-
-    def __init__(self, count: int) -> None:
-        self._free = count
-        self._waiter: asyncio.Future[None] | None = None
-
-    def take(self) -> bool:
-        """Take a place if one is free."""
-        if self._free:
-            self._free -= 1
-            return True
-        return False
-
-    async def wait(self) -> None:
-        """Wait for a place and take it."""
-        while not self.take():
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
-
-    def free(self) -> None:
-        """Give a place back."""
-        self._free += 1
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
 
 
 class _Edge:

@@ -140,6 +140,96 @@ async def test_a_busy_key_takes_one_place_and_starves_nobody() -> None:
     assert not flow.lines
 
 
+async def test_what_one_partition_has_in_line_does_not_hold_up_another() -> None:
+    begun: list[tuple[PartitionFlow, int]] = []
+    gates: list[asyncio.Event] = []
+
+    async def work(batch: Batch, record: Record) -> None:
+        begun.append((batch.flow, record.offset))
+        gates.append(gate := asyncio.Event())
+        await gate.wait()
+
+    agent = work_on_records(options_of([]), work, no_surprise, concurrency=3)
+    queue: asyncio.Queue[Batch] = asyncio.Queue()
+    running = asyncio.ensure_future(agent(stream_of(queue)))
+    long, short = flow_of(), flow_of()
+    queue.put_nowait(batch_of(long, 50))
+    queue.put_nowait(batch_of(long, 40))
+    await settle()
+    queue.put_nowait(batch_of(short, 2))
+    await settle()
+    assert [offset for _, offset in begun] == [0, 1, 2]
+    for gate in list(gates):
+        gate.set()
+    await settle()
+    # Of the three places that became free each partition got its share, in turn.
+    assert sorted((flow is short, offset) for flow, offset in begun[3:]) == [
+        (False, 3),
+        (False, 4),
+        (True, 0),
+    ]
+    while len(begun) < 92:
+        for gate in list(gates):
+            gate.set()
+        await settle()
+    for flow in (long, short):
+        offsets = [offset for where, offset in begun if where is flow]
+        assert offsets == sorted(offsets), "the order of a partition was lost"
+    for gate in gates:
+        gate.set()
+    await settle()
+    assert (long.uncommitted, short.uncommitted) == (90, 2)
+    running.cancel()
+    await asyncio.wait({running})
+
+
+async def test_what_waits_for_a_place_is_left_when_its_partition_ends() -> None:
+    begun: list[int] = []
+    gate = asyncio.Event()
+
+    async def work(batch: Batch, record: Record) -> None:
+        begun.append(record.offset)
+        if batch.flow is kept:
+            return
+        await gate.wait()
+
+    agent = work_on_records(options_of([]), work, no_surprise, concurrency=3)
+    queue: asyncio.Queue[Batch] = asyncio.Queue()
+    running = asyncio.ensure_future(agent(stream_of(queue)))
+    lost, kept = flow_of(), flow_of()
+    queue.put_nowait(batch_of(lost, 50))
+    queue.put_nowait(batch_of(lost, 40))
+    await settle()
+    lost.drain()
+    gate.set()
+    await settle()
+    assert begun == [0, 1, 2], "a draining partition began something"
+    queue.put_nowait(batch_of(kept, 10))
+    await settle()
+    assert kept.uncommitted == 10
+    running.cancel()
+    await asyncio.wait({running})
+
+
+async def test_the_end_of_an_agent_leaves_no_task_behind() -> None:
+    async def work(batch: Batch, record: Record) -> None:
+        await asyncio.Event().wait()
+
+    agent = work_on_records(options_of([]), work, no_surprise, concurrency=3)
+    queue: asyncio.Queue[Batch] = asyncio.Queue()
+    running = asyncio.ensure_future(agent(stream_of(queue)))
+    flow = flow_of()
+    queue.put_nowait(batch_of(flow, 50))
+    await settle()
+    before = asyncio.all_tasks()
+    assert len(before) > 5, "nothing waits for a place"
+    running.cancel()
+    await asyncio.wait({running})
+    flow.close()
+    await settle()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
 async def test_the_next_of_a_key_does_not_wait_for_the_outcome_of_the_one_before() -> None:
     tried: list[int] = []
     durable = asyncio.Event()

@@ -62,6 +62,15 @@ class Batch:
             for record, start, end in zip(self.records, starts, ends, strict=True)
         ]
 
+    @classmethod
+    def joined(cls, batches: Sequence[Batch]) -> Batch:
+        """Make one of batches of a partition that follow each other."""
+        first = batches[0]
+        if len(batches) == 1:
+            return first
+        records = [record for batch in batches for record in batch.records]
+        return cls(first._flow, records, first.start, batches[-1].end)
+
     def emptied(self) -> Batch:
         """Return the same range of offsets without its records."""
         return Batch(self._flow, [], self.start, self.end)

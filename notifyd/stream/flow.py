@@ -55,6 +55,8 @@ class PartitionFlow:
         self._tasks: dict[asyncio.Task[object], tuple[Record | Batch, Callable[[], None] | None]] = {}
         #: Records in line behind one of the same key that is being worked on.
         self.lines: dict[bytes, deque[tuple[Batch, Record]]] = {}
+        #: Batches in line behind the one that is being worked on; `None` where none is.
+        self.waiting: deque[Batch] | None = None
         self._is_draining = False
         self._is_closed = False
         self._idle: asyncio.Event | None = None

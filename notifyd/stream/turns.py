@@ -99,3 +99,31 @@ class Feeders:
         self._tasks.discard(task)
         if not task.cancelled() and isinstance(error := task.exception(), Exception):
             self._fail(error)
+
+
+def put_in_line(batch: Batch) -> bool:
+    """Put a batch behind those of its partition; true where somebody has to begin with the partition."""
+    if batch.flow.waiting is not None:
+        batch.flow.waiting.append(batch)
+        return False
+    batch.flow.waiting = deque([batch])
+    return True
+
+
+def is_in_line(flow: PartitionFlow) -> bool:
+    """Whether anything of a partition waits; where nothing does, its next batch is a first one."""
+    if flow.waiting:
+        return True
+    flow.waiting = None
+    return False
+
+
+def take_from_line(flow: PartitionFlow, most: int) -> Batch:
+    """Take the first batch, joined with those behind it as long as it is `most` records together."""
+    assert flow.waiting
+    taken = [flow.waiting.popleft()]
+    count = len(taken[0].records)
+    while flow.waiting and count + len(flow.waiting[0].records) <= most:
+        taken.append(flow.waiting.popleft())
+        count += len(taken[-1].records)
+    return Batch.joined(taken)

@@ -16,7 +16,8 @@ from notifyd.errors import ConfigError, PermanentError
 from notifyd.log import get_logger
 from notifyd.stream.batch import Batch, Record
 from notifyd.stream.engine import Agent, EngineOptions
-from notifyd.stream.turns import Feeders, Slots
+from notifyd.stream.flow import PartitionFlow
+from notifyd.stream.turns import Feeders, Slots, is_in_line, put_in_line, take_from_line
 
 _log = get_logger()
 
@@ -203,28 +204,33 @@ def work_on_batches(
 ) -> Agent:
     """Return an agent that runs `work` for each batch, `concurrency` partitions at a time.
 
-    Batches of one partition are worked on in order. Where one fails unforeseen it is worked on
-    record by record, so that what cannot be handled is the only thing set aside.
+    Batches of one partition are worked on in order; those that wait are joined, up to what one poll
+    may bring, so that a backlog is not worked off in the small steps that it came in. Where one
+    fails unforeseen it is worked on record by record, so that what cannot be handled is the only
+    thing set aside.
     """
     slots = asyncio.Semaphore(concurrency)
     edge = _Edge(options, on_surprise)
-    tails: dict[object, asyncio.Task[object]] = {}
+    most = options.settings.kafka_max_poll_records
 
-    async def run(batch: Batch, before: asyncio.Task[object] | None) -> None:
-        if before is not None:
-            await asyncio.wait({before})
-        async with slots:
-            if not batch.is_live:
-                return
-            try:
-                await work(batch)
-            except (Exception, asyncio.CancelledError) as error:
-                surprise = edge.surprise(batch, error)
-                if surprise is not None:
-                    await one_by_one(batch, surprise)
-            else:
-                edge.worked(len(batch.records))
-                batch.ack_all()
+    async def run(flow: PartitionFlow) -> None:
+        """Work on a partition until nothing of it waits."""
+        while is_in_line(flow):
+            async with slots:
+                if not flow.is_live:
+                    return
+                await work_on(take_from_line(flow, most))
+
+    async def work_on(batch: Batch) -> None:
+        try:
+            await work(batch)
+        except (Exception, asyncio.CancelledError) as error:
+            surprise = edge.surprise(batch, error)
+            if surprise is not None:
+                await one_by_one(batch, surprise)
+        else:
+            edge.worked(len(batch.records))
+            batch.ack_all()
 
     async def one_by_one(batch: Batch, error: Exception) -> None:
         if len(batch.records) == 1:
@@ -255,9 +261,7 @@ def work_on_batches(
 
     async def agent(stream: AsyncIterator[Batch]) -> None:
         async for batch in stream:
-            if batch.is_live:
-                tails[batch.flow] = batch.flow.begin(run(batch, tails.get(batch.flow)), batch)
-            for flow in [flow for flow, task in tails.items() if task.done()]:
-                del tails[flow]
+            if batch.is_live and put_in_line(batch):
+                batch.flow.begin(run(batch.flow), batch)
 
     return agent

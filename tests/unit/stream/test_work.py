@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -430,6 +431,56 @@ async def test_a_place_that_cannot_be_moved_over_what_was_set_aside_is_a_failure
     running.cancel()
     assert isinstance(failures[0], ConnectionError)
     assert flow.in_flight == 3
+
+
+async def test_batches_that_wait_are_worked_on_together_up_to_a_poll() -> None:
+    seen: list[tuple[int, int, int]] = []
+    gate = asyncio.Event()
+
+    async def work(batch: Batch) -> None:
+        seen.append((batch.start, batch.end, len(batch.records)))
+        await gate.wait()
+
+    options = options_of([])
+    few = options.settings.model_copy(update={"kafka_max_poll_records": 10})
+    agent = work_on_batches(replace(options, settings=few), work, no_surprise, concurrency=3)
+    queue: asyncio.Queue[Batch] = asyncio.Queue()
+    running = asyncio.ensure_future(agent(stream_of(queue)))
+    flow, other = flow_of(), flow_of()
+    for size in (1, 4, 5, 2, 30, 1):
+        queue.put_nowait(batch_of(flow, size))
+        await settle()
+    queue.put_nowait(batch_of(other, 3))
+    await settle()
+    assert len(flow.running) == 1, "a task for each batch, though they come one after the other"
+    gate.set()
+    await settle()
+    assert seen == [(0, 1, 1), (0, 3, 3), (1, 10, 9), (10, 12, 2), (12, 42, 30), (42, 43, 1)]
+    assert (flow.uncommitted, other.uncommitted) == (43, 3)
+    running.cancel()
+
+
+async def test_a_draining_partition_leaves_the_batches_that_wait() -> None:
+    seen: list[int] = []
+    gate = asyncio.Event()
+
+    async def work(batch: Batch) -> None:
+        seen.append(batch.start)
+        await gate.wait()
+
+    agent = work_on_batches(options_of([]), work, no_surprise, concurrency=3)
+    queue: asyncio.Queue[Batch] = asyncio.Queue()
+    running = asyncio.ensure_future(agent(stream_of(queue)))
+    flow = flow_of()
+    for _ in range(3):
+        queue.put_nowait(batch_of(flow, 10))
+        await settle()
+    flow.drain()
+    gate.set()
+    await flow.wait_idle()
+    running.cancel()
+    assert seen == [0]
+    assert flow.uncommitted == 10
 
 
 async def test_a_draining_partition_begins_nothing_that_is_queued() -> None:

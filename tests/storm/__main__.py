@@ -34,6 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--listeners", type=int, default=300, help="devices (300)")
     add("--flaky", type=float, default=0.02, help="share of first webhook calls that go wrong (0.02)")
     add("--every", default="1-3", help="seconds between two faults (1-3)")
+    add("--back", default="0-2", help="seconds until what was killed or ended is started again (0-2)")
     add("--kinds", default=",".join(ROLE_KINDS), help="faults of roles; `none` for none (%(default)s)")
     add("--broker-faults", action="store_true", help="kill the broker for 20 s too")
     add("--database-faults", action="store_true", help="stop the database for 30 s too")
@@ -47,18 +48,24 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _schedule(arguments: argparse.Namespace, options: Options) -> tuple[Fault, ...]:
-    least, _, most = arguments.every.partition("-")
     kinds = [kind for kind in ROLE_KINDS if kind in arguments.kinds.split(",")]
     targets = [f"{role}-{number}" for role, count in options.counts.items() for number in range(count)]
     return draw_schedule(
         options.seed,
         options.storm_s,
         targets,
-        every_s=(float(least), float(most or least)),
+        every_s=_range_of(arguments.every),
+        back_s=_range_of(arguments.back),
         kinds=kinds,
         has_broker_faults=arguments.broker_faults,
         has_database_faults=arguments.database_faults,
     )
+
+
+def _range_of(text: str) -> tuple[float, float]:
+    """Read `1-3`, or `2` for exactly that."""
+    least, _, most = text.partition("-")
+    return float(least), float(most or least)
 
 
 def main() -> int:

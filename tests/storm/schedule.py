@@ -12,8 +12,8 @@ Kind = Literal["kill", "term", "freeze", "broker", "database"]
 FREEZE_S: Final = 10.0
 BROKER_AWAY_S: Final = 20.0
 DATABASE_AWAY_S: Final = 30.0
-#: A killed or ended process comes back within this time, as an orchestrator would have it.
-_RESTART_S: Final = 2.0
+#: A killed or ended process comes back after this time, as an orchestrator would have it.
+BACK_S: Final = (0.0, 2.0)
 #: One outage of each kind that is asked for in so much of the storm.
 _OUTAGE_EVERY_S: Final = 120.0
 #: Where in such a stretch an outage begins, as shares of it: the two kinds do not meet.
@@ -51,6 +51,7 @@ def draw_schedule(
     targets: Sequence[str],
     *,
     every_s: tuple[float, float] = (1.0, 3.0),
+    back_s: tuple[float, float] = BACK_S,
     kinds: Sequence[Kind] = ROLE_KINDS,
     has_broker_faults: bool = False,
     has_database_faults: bool = False,
@@ -69,7 +70,7 @@ def draw_schedule(
         if free:
             target = chance.choice(free)
             (kind,) = chance.choices(list(kinds), [_SHARES[kind] for kind in kinds])
-            lasts_s = FREEZE_S if kind == "freeze" else chance.uniform(0.0, _RESTART_S)
+            lasts_s = FREEZE_S if kind == "freeze" else chance.uniform(*back_s)
             if kind == "freeze":
                 frozen_until[target] = at_s + FREEZE_S
             faults.append(Fault(round(at_s, 2), kind, target, round(lasts_s, 2)))

@@ -197,6 +197,8 @@ def test_ctrl_c_ends_a_command_that_waits_for_input_without_a_traceback(made: Se
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env={**keep, **environment_of(made)},
+        # As at a terminal: who starts the tests in the background has Ctrl-C ignored, and so would this.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     ) as process:
         assert process.stdin is not None
         assert process.stderr is not None

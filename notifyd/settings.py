@@ -59,7 +59,7 @@ class Settings(BaseSettings):
     kafka_session_timeout_s: float = Field(
         10.0,
         gt=0,
-        description="A member silent for this long loses its partitions; a third is the heartbeat.",
+        description="A member silent for this long loses its partitions; a tenth is the heartbeat.",
     )
     kafka_rebalance_timeout_s: float = Field(
         30.0, gt=0, description="How long the group waits for a member to let go; well above the drain."

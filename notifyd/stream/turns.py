@@ -5,9 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from typing import Final
 
 from notifyd.stream.batch import Batch, Record
 from notifyd.stream.flow import PartitionFlow
+
+#: Records that a partition begins before it lets others have their turn. Places become free in
+#: crowds: who came first took them all, and the others got one each time.
+_TURN: Final = 8
 
 
 class Slots:
@@ -78,6 +83,7 @@ class Feeders:
 
     async def _feed(self, flow: PartitionFlow, batches: deque[Batch]) -> None:
         slots, begin, lines = self._slots, self._begin, flow.lines
+        turn = 0
         try:
             while batches:
                 batch = batches.popleft()
@@ -88,6 +94,10 @@ class Feeders:
                         continue
                     if not slots.take():
                         await slots.wait()
+                        turn = 0
+                    elif (turn := turn + 1) >= _TURN and len(self._waiting) > 1:
+                        await asyncio.sleep(0)
+                        turn = 0
                     if not flow.is_live:
                         slots.free()
                         return

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from types import SimpleNamespace
@@ -182,6 +183,37 @@ async def test_what_one_partition_has_in_line_does_not_hold_up_another() -> None
     assert (long.uncommitted, short.uncommitted) == (90, 2)
     running.cancel()
     await asyncio.wait({running})
+
+
+async def test_places_that_become_free_at_once_are_shared_by_the_partitions_that_wait() -> None:
+    """Tasks end in crowds, those whose events went in one record; the first in line must not take all."""
+    begun: Counter[PartitionFlow] = Counter()
+    gates: list[asyncio.Event] = [asyncio.Event()]
+
+    async def work(batch: Batch, record: Record) -> None:
+        begun[batch.flow] += 1
+        await gates[-1].wait()
+
+    agent = work_on_records(options_of([]), work, no_surprise, concurrency=48)
+    queue: asyncio.Queue[Batch] = asyncio.Queue()
+    running = asyncio.ensure_future(agent(stream_of(queue)))
+    flows = [flow_of() for _ in range(3)]
+    for flow in flows:
+        queue.put_nowait(batch_of(flow, 95))
+    await settle()
+    for _ in range(3):
+        before = begun.copy()
+        gate = gates[-1]
+        gates.append(asyncio.Event())
+        gate.set()
+        await settle()
+        got = [begun[flow] - before[flow] for flow in flows]
+        assert sum(got) == 48
+        assert min(got) >= 12, got
+    running.cancel()
+    await asyncio.wait({running})
+    for flow in flows:
+        flow.close()
 
 
 async def test_what_waits_for_a_place_is_left_when_its_partition_ends() -> None:

@@ -22,7 +22,10 @@ MEASURES: Final = ("rss_kib", "descriptors", "threads", "tasks")
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One look at a process, `at_s` of the storm. `life` is its process id; `tasks` may be unknown (-1)."""
+    """One look at a process, `at_s` of the storm. `life` is its process id.
+
+    `tasks` and `oldest_s`, the age of the oldest record in flight, may be unknown (-1).
+    """
 
     at_s: float
     name: str
@@ -31,6 +34,7 @@ class Sample:
     descriptors: int
     threads: int
     tasks: int
+    oldest_s: float = -1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +51,10 @@ class Growth:
 
 
 class Sampler:
-    """Samples the processes that `pids` names, each `every_s`; `ports` are where their metrics are."""
+    """Samples the processes that `pids` names, each `every_s`; `ports` are where their metrics are.
+
+    With `keep`, all metrics are kept there, a file for each process.
+    """
 
     def __init__(
         self,
@@ -55,12 +62,14 @@ class Sampler:
         ports: Mapping[str, int],
         now: Callable[[], float],
         every_s: float,
+        keep: Path | None = None,
     ) -> None:
         self.samples: list[Sample] = []
         self._pids = pids
         self._ports = ports
         self._now = now
         self._every_s = every_s
+        self._keep = keep
 
     async def run(self) -> None:
         """Sample until cancelled."""
@@ -70,16 +79,21 @@ class Sampler:
                 await asyncio.sleep(self._every_s)
 
     async def _look(self, session: aiohttp.ClientSession, name: str, pid: int) -> None:
-        tasks = -1
+        tasks, oldest_s = -1, -1.0
         if name in self._ports:
             try:
                 async with session.get(f"http://127.0.0.1:{self._ports[name]}/metrics") as answer:
-                    tasks = _tasks_in(await answer.text())
+                    told = await answer.text()
+                if self._keep is not None:
+                    with (self._keep / f"metrics-{name}.txt").open("a") as file:
+                        file.write(f"# at_s {self._now():.1f}\n{told}")
+                tasks = int(_most(told, "notifyd_event_loop_tasks"))
+                oldest_s = _most(told, "notifyd_oldest_in_flight_seconds")
             except (aiohttp.ClientError, TimeoutError, OSError):
                 pass  # starting, ending or frozen
         found = read_process(pid)
         if found is not None:
-            self.samples.append(Sample(round(self._now(), 1), name, pid, *found, tasks))
+            self.samples.append(Sample(round(self._now(), 1), name, pid, *found, tasks, oldest_s))
 
 
 def read_process(pid: int) -> tuple[int, int, int] | None:
@@ -95,11 +109,14 @@ def read_process(pid: int) -> tuple[int, int, int] | None:
     return int(fields["VmRSS"].split()[0]), descriptors, int(fields["Threads"])
 
 
-def _tasks_in(metrics: str) -> int:
-    for line in metrics.splitlines():
-        if line.startswith("notifyd_event_loop_tasks "):
-            return int(float(line.split()[1]))
-    return -1
+def _most(metrics: str, name: str) -> float:
+    """Return the highest sample of a metric; -1 where there is none."""
+    values = [
+        float(line.rpartition(" ")[2])
+        for line in metrics.splitlines()
+        if line.startswith((f"{name} ", f"{name}{{"))
+    ]
+    return max(values, default=-1.0)
 
 
 def find_growth(samples: Sequence[Sample]) -> list[Growth]:

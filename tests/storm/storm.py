@@ -284,9 +284,9 @@ def _pids(cluster: Cluster) -> dict[str, int]:
 
 
 def _write_samples(sampler: Sampler, path: Path) -> None:
-    lines = ["at_s\tname\tpid\trss_kib\tdescriptors\tthreads\ttasks\n"]
+    lines = ["at_s\tname\tpid\trss_kib\tdescriptors\tthreads\ttasks\toldest_s\n"]
     lines += [
-        f"{one.at_s}\t{one.name}\t{one.life}\t{one.rss_kib}\t{one.descriptors}\t{one.threads}\t{one.tasks}\n"
+        f"{one.at_s}\t{one.name}\t{one.life}\t{one.rss_kib}\t{one.descriptors}\t{one.threads}\t{one.tasks}\t{one.oldest_s:.1f}\n"
         for one in sampler.samples
     ]
     path.write_text("".join(lines))

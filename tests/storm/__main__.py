@@ -42,6 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--set", action="append", default=[], metavar="NOTIFYD_X=Y", help="a setting of the roles")
     add("--schedule", action="store_true", help="print the faults, and raise no storm")
     add("--directory", type=Path, help="where to (a new one under the temporary folder)")
+    add("--keep-metrics", action="store_true", help="keep all metrics of each sample among the logs")
     add("--keep", action="store_true", help="keep the logs of a good storm too")
     add("--json", action="store_true", help="one JSON object on standard output, the rest on standard error")
     return parser
@@ -84,6 +85,7 @@ def main() -> int:
         sample_s=max(1.0, storm_s / _SAMPLES),
         extra_env=dict(pair.split("=", 1) for pair in arguments.set),
         judges_push=arguments.judge_push,
+        keeps_metrics=arguments.keep_metrics,
     )
     schedule = _schedule(arguments, options)
     told = sys.stderr if arguments.json else sys.stdout

@@ -53,6 +53,7 @@ class Options:
     sample_s: float
     extra_env: dict[str, str]
     judges_push: bool = False
+    keeps_metrics: bool = False
 
 
 @dataclass
@@ -170,7 +171,13 @@ class Storm:
                 options.seed, options.messages, options.per_s, options.listeners, cluster.hook_port, 10.0
             ),
         )
-        sampler = Sampler(lambda: _pids(cluster), cluster.admin_ports, self._now, every_s=options.sample_s)
+        sampler = Sampler(
+            lambda: _pids(cluster),
+            cluster.admin_ports,
+            self._now,
+            every_s=options.sample_s,
+            keep=cluster.logs if options.keeps_metrics else None,
+        )
         watching = [asyncio.create_task(sampler.run()), asyncio.create_task(groups.watch())]
         try:
             async with asyncio.TaskGroup() as tasks:

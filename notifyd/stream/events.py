@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import zlib
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 from notifyd.delivery.event import Event, encode_events
@@ -22,12 +23,16 @@ _MAX_POSTED: Final = 20_000
 
 
 class _Buffer:
-    """What waits for one partition: the events, and the future of those who wait for them."""
+    """What waits for one partition: the events, and the future of those who wait for them.
 
-    __slots__ = ("events", "flushed", "posted")
+    `is_due` once it has lingered: it goes as soon as the record before it has arrived.
+    """
+
+    __slots__ = ("events", "flushed", "is_due", "posted")
 
     def __init__(self, flushed: asyncio.Future[None]) -> None:
         self.events: list[Event] = []
+        self.is_due = False
         self.posted = 0
         self.flushed = flushed
 
@@ -103,7 +108,21 @@ class EventWriter:
         return buffer
 
     def _flush_this(self, partition: int, buffer: _Buffer) -> None:
-        if self._buffers.get(partition) is buffer:
+        if self._buffers.get(partition) is not buffer:
+            return
+        tail = self._tails.get(partition)
+        if tail is None or tail.done():
+            self._flush(partition)
+        else:
+            # More may share its record meanwhile. One record a linger would fall behind for good
+            # where the broker takes longer than that, and acks with it.
+            buffer.is_due = True
+
+    def _on_sent(self, partition: int, task: asyncio.Task[None]) -> None:
+        self._flushes.discard(task)
+        buffer = self._buffers.get(partition)
+        is_next = not task.cancelled() and self._tails.get(partition) is task
+        if is_next and buffer is not None and buffer.is_due:
             self._flush(partition)
 
     def _flush(self, partition: int) -> None:
@@ -111,7 +130,7 @@ class EventWriter:
         task = asyncio.create_task(self._send(partition, buffer, self._tails.get(partition)))
         self._tails[partition] = task
         self._flushes.add(task)
-        task.add_done_callback(self._flushes.discard)
+        task.add_done_callback(partial(self._on_sent, partition))
 
     async def _send(self, partition: int, buffer: _Buffer, before: asyncio.Task[None] | None) -> None:
         record = OutRecord(self._topic, encode_events(buffer.events), partition=partition)

@@ -97,6 +97,23 @@ async def test_events_of_a_message_keep_their_order_over_many_records(
     assert stages_in(producer, "a") == list(range(3000))
 
 
+async def test_events_that_come_while_a_record_is_under_way_share_the_next_one(
+    writer: EventWriter, producer: FakeProducer
+) -> None:
+    """Else a broker that takes longer than the linger falls behind for ever, a small record at a time."""
+    producer.gate.clear()
+    writes = []
+    for number in range(10):
+        writes.append(asyncio.create_task(writer.write([event("a", at=number)])))
+        await asyncio.sleep(0.03)  # several times the linger
+    producer.gate.set()
+    await asyncio.gather(*writes)
+    assert [len(decode_events(record.value or b"")) for record in producer.sent] == [1, 9]
+    assert stages_in(producer, "a") == list(range(10))
+    await writer.write([event("a", at=10)])
+    assert stages_in(producer, "a")[-1] == 10
+
+
 async def test_who_is_cancelled_does_not_take_the_record_from_the_others(
     writer: EventWriter, producer: FakeProducer
 ) -> None:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from enum import Enum
-from typing import TYPE_CHECKING, Final, Protocol, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from notifyd.push import websocket
+from notifyd.push.peer import JOIN_BYTES, Frame, State
 from notifyd.push.protocol import (
     ERROR_OF,
     BadFrame,
@@ -30,46 +30,8 @@ if TYPE_CHECKING:
     from notifyd.push.resume import Resume
     from notifyd.push.unacked import Unanswered
 
-#: Objects joined into one WebSocket frame hold no more than this: receivers have limits too
-#: (the `websockets` library takes 1 MiB, aiohttp 4 MiB). A message above it goes alone.
-JOIN_BYTES: Final = 64 * 1024
 #: Messages that came right behind a hello whose token is still being verified.
 _MAX_EARLY: Final = 16
-
-
-class State(Enum):
-    """Where a connection stands. It moves down this list and never up."""
-
-    HELLO = "hello"
-    VERIFYING = "verifying"
-    OPEN = "open"
-    CLOSING = "closing"
-    CLOSED = "closed"
-
-
-class Note(Protocol):
-    """What wants to know that a frame was written."""
-
-    def on_written(self, user: str) -> None:
-        """`user` has it on one socket at least."""
-
-
-class Frame:
-    """What is sent, encoded once and shared by all connections that send it."""
-
-    __slots__ = ("_wire", "note", "payload")
-
-    def __init__(self, payload: bytes, note: Note | None = None) -> None:
-        self.payload = payload
-        self.note = note
-        self._wire: bytes | None = None
-
-    @property
-    def wire(self) -> bytes:
-        """The whole WebSocket frame."""
-        if self._wire is None:
-            self._wire = encode_frame(self.payload)
-        return self._wire
 
 
 class Connection(asyncio.Protocol):

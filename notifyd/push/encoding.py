@@ -10,7 +10,7 @@ from notifyd.errors import InvalidMessage
 from notifyd.message.envelope import Message, public_envelope
 from notifyd.message.versions import cast as cast_content
 from notifyd.metrics import Metrics
-from notifyd.push.connection import Frame, Note
+from notifyd.push.peer import Frame, Note
 from notifyd.push.protocol import encode_message
 
 #: Frames of replayed messages that are kept, so that a storm of reconnects encodes each once.

@@ -19,11 +19,11 @@ from notifyd.delivery.event import EventSink
 from notifyd.log import get_logger
 from notifyd.message.envelope import Message
 from notifyd.metrics import Metrics
-from notifyd.push.connection import Connection, Frame, State
 from notifyd.push.cursor import Cursor, encode_cursor, encode_place
 from notifyd.push.encoding import Encoder
 from notifyd.push.outbox import FLUSH_SLICE, Outbox
 from notifyd.push.past import Past
+from notifyd.push.peer import Frame, Peer, State
 from notifyd.push.protocol import CloseCode, Hello, Mark, Missing, encode_drain, encode_pos, encode_welcome
 from notifyd.push.receipts import Receipts
 from notifyd.push.replay import Replays
@@ -90,8 +90,8 @@ class Hub:
         self.is_draining = False
         self._heartbeat_s = settings.ws_heartbeat_s
         self._metrics = metrics
-        self._users: dict[str, list[Connection]] = {}
-        self._all: set[Connection] = set()
+        self._users: dict[str, list[Peer]] = {}
+        self._all: set[Peer] = set()
         self._is_empty: asyncio.Event | None = None
         self._open = 0
         self._interned: dict[tuple[str, ...], tuple[str, ...]] = {}
@@ -225,13 +225,13 @@ class Hub:
 
     # Connections: from the endpoint
 
-    def accept(self, connection: Connection) -> None:
+    def accept(self, connection: Peer) -> None:
         """Take a socket that has yet to say hello."""
         self._all.add(connection)
         self._metrics.connections_opened.inc()
         self._sweep.await_hello(connection)
 
-    def join(self, connection: Connection, user: str, expires_at_s: float, hello: Hello) -> None:
+    def join(self, connection: Peer, user: str, expires_at_s: float, hello: Hello) -> None:
         """Open a verified connection and welcome it, or refuse it."""
         if connection.state is not State.VERIFYING:
             return
@@ -293,7 +293,7 @@ class Hub:
 
     # Connections: from themselves
 
-    def forget(self, connection: Connection, *, is_sudden: bool) -> None:
+    def forget(self, connection: Peer, *, is_sudden: bool) -> None:
         """Drop a connection whose socket is gone; `is_sudden`: without a closing handshake."""
         if is_sudden:
             self._metrics.closes.labels(code="1006").inc()
@@ -303,27 +303,27 @@ class Hub:
         self._sweep.forget(connection)
         self._leave(connection)
 
-    def on_closing(self, connection: Connection, code: int) -> None:
+    def on_closing(self, connection: Peer, code: int) -> None:
         """Take a connection that began to close off the list of its user."""
         known = code in CloseCode._value2member_map_
         self._metrics.closes.labels(code=str(code) if known else "other").inc()
         self._leave(connection)
         self._sweep.await_close(connection)
 
-    def on_cut(self, connection: Connection) -> None:
+    def on_cut(self, connection: Peer) -> None:
         """Count one that did not read."""
         self._metrics.evicted.inc()
         _log.info("push_evicted", user_id=connection.user, unsent_bytes=connection.unsent)
 
-    def mark_dirty(self, connection: Connection) -> None:
+    def mark_dirty(self, connection: Peer) -> None:
         """Have a connection flushed at the end of this tick."""
         self._outbox.add(connection)
 
-    def on_writable(self, connection: Connection) -> None:
+    def on_writable(self, connection: Peer) -> None:
         """Go on with what its client missed: there is room again."""
         self._replays.on_writable(connection)
 
-    def take_mark(self, connection: Connection, mark: Mark) -> None:
+    def take_mark(self, connection: Peer, mark: Mark) -> None:
         """Take a client's `ack`, `seen` or `read`."""
         self._unacked.confirm(connection, mark.ids)
         self._receipts.take(connection, mark)
@@ -346,7 +346,7 @@ class Hub:
         self._unacked.run_due(self.monotonic())
         self._metrics.window_bytes.set(self._window.bytes)
 
-    def beat(self, connection: Connection) -> None:
+    def beat(self, connection: Peer) -> None:
         """Send a heartbeat that says how far this connection has got."""
         if connection.resume is not None:
             connection.send(Frame(encode_pos(self._cursor_of(connection))))
@@ -355,16 +355,16 @@ class Hub:
             self._pos = Frame(encode_pos(self.cursor))
         connection.send(self._pos)
 
-    def on_no_hello(self, connection: Connection) -> None:
+    def on_no_hello(self, connection: Peer) -> None:
         """Close one that never said who it is."""
         connection.close(CloseCode.NO_HELLO, "no hello in time")
 
-    def on_expiring(self, connection: Connection) -> None:
+    def on_expiring(self, connection: Peer) -> None:
         """Ask for another token before the old one ends."""
         left_s = max(0.0, min(EXPIRY_LEAD_S, connection.expires_at_s - self.now()))
         connection.send(Frame(encode_drain(0, int(left_s * 1000))))
 
-    def on_expired(self, connection: Connection) -> None:
+    def on_expired(self, connection: Peer) -> None:
         """Close one whose token has ended; it may come back with another."""
         connection.close(CloseCode.TOKEN_EXPIRED)
 
@@ -373,7 +373,7 @@ class Hub:
     def _moved(self) -> None:
         self._cursor = self._pos = None
 
-    def _cursor_of(self, connection: Connection) -> str:
+    def _cursor_of(self, connection: Peer) -> str:
         """Encode what a connection has got."""
         resume = connection.resume
         if resume is None:
@@ -383,17 +383,17 @@ class Hub:
             return self.cursor
         return encode_cursor(Cursor(self.incarnation, resume.vector(self._window.ends)))
 
-    def _welcome_back(self, connection: Connection, missing: Missing | None) -> None:
+    def _welcome_back(self, connection: Peer, missing: Missing | None) -> None:
         self._metrics.resumes.labels(missing or "nothing").inc()
         self._welcome(connection, missing)
 
-    def _welcome(self, connection: Connection, missing: Missing | None) -> None:
+    def _welcome(self, connection: Peer, missing: Missing | None) -> None:
         replayed = connection.resume.replayed if connection.resume is not None else 0
         cursor = self._cursor_of(connection)
         welcome = encode_welcome(connection.session, cursor, self._heartbeat_s, replayed, missing)
         connection.send(Frame(welcome))
 
-    def _replay(self, connection: Connection, message: Message, at: str | None) -> bool:
+    def _replay(self, connection: Peer, message: Message, at: str | None) -> bool:
         """Send a message to one that missed it; False where it is not to be had any more."""
         if not self._encoder.is_due(message) or not self._receipts.remember(message):
             return False
@@ -405,7 +405,7 @@ class Hub:
             self._unacked.expect(connection, Unanswered(message, self.monotonic()))
         return True
 
-    def _send_again(self, connection: Connection, message: Message) -> bool:
+    def _send_again(self, connection: Peer, message: Message) -> bool:
         """Send what was not acknowledged; False where that has no use any more."""
         if not self._encoder.is_due(message):
             return False
@@ -418,7 +418,7 @@ class Hub:
     def _wants_acks(self, user: str) -> bool:
         return any(connection.wants_acks for connection in self._users.get(user, ()))
 
-    def _leave(self, connection: Connection) -> None:
+    def _leave(self, connection: Peer) -> None:
         here = self._users.get(connection.user)
         if here is None or connection not in here:
             return

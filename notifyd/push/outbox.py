@@ -11,7 +11,7 @@ from notifyd.delivery.event import Event, EventSink
 from notifyd.delivery.state import NO_ACKS
 from notifyd.message.envelope import Message
 from notifyd.metrics import Metrics
-from notifyd.push.connection import Connection
+from notifyd.push.peer import Peer
 
 #: Connections written to before the loop does other things: 256 x 9 us.
 FLUSH_SLICE: Final = 256
@@ -55,7 +55,7 @@ class Outbox:
         self._pod = pod
         self._now = now
         self._wants_acks = wants_acks
-        self._dirty: deque[Connection] = deque()
+        self._dirty: deque[Peer] = deque()
         self._handle: asyncio.Handle | None = None
         self._sent: list[Event] = []
         #: Messages written and not yet counted in the metrics.
@@ -69,7 +69,7 @@ class Outbox:
         """Make the note that the frames of a replayed message carry."""
         return Sending(self, message, is_live=False)
 
-    def add(self, connection: Connection) -> None:
+    def add(self, connection: Peer) -> None:
         """Have a connection flushed at the end of this tick."""
         connection.is_dirty = True
         self._dirty.append(connection)

@@ -17,7 +17,7 @@ from typing import Final, Protocol
 from notifyd.errors import NotifydError
 from notifyd.log import get_logger
 from notifyd.message.envelope import Message
-from notifyd.push.connection import Connection, State
+from notifyd.push.peer import Peer, State
 from notifyd.push.protocol import Missing
 from notifyd.push.resume import Resume
 
@@ -76,8 +76,8 @@ class PastReader:
         max_replayed: int,
         unsent_bytes: int,
         monotonic: Callable[[], float],
-        deliver: Callable[[Connection, Message, str | None], bool],
-        done: Callable[[Connection, Resume, Missing | None], None],
+        deliver: Callable[[Peer, Message, str | None], bool],
+        done: Callable[[Peer, Resume, Missing | None], None],
     ) -> None:
         self._past = past
         self._max_replayed = max_replayed
@@ -85,13 +85,13 @@ class PastReader:
         self._monotonic = monotonic
         self._deliver = deliver
         self._done = done
-        self._queue: deque[Connection] = deque()
-        self._later: list[tuple[float, Connection]] = []
+        self._queue: deque[Peer] = deque()
+        self._later: list[tuple[float, Peer]] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._failures = 0
         self._resumes_at = 0.0
 
-    def begin(self, connection: Connection) -> None:
+    def begin(self, connection: Peer) -> None:
         """Put a connection with holes in line."""
         self._queue.append(connection)
         self._start()
@@ -150,7 +150,7 @@ class PastReader:
                 if connection.state is State.OPEN and connection.resume is resume:
                     self._take(connection, resume, page)
 
-    def _fail(self, connection: Connection, error: str, reason: str) -> None:
+    def _fail(self, connection: Peer, error: str, reason: str) -> None:
         if not self._failures:
             _log.warning("push_past_away", error=error, reason=reason, waiting=len(self._queue) + 1)
         self._failures += 1
@@ -158,7 +158,7 @@ class PastReader:
         self._resumes_at = self._monotonic() + random.uniform(0.5, 1) * ceiling_s
         self._queue.appendleft(connection)
 
-    def _take(self, connection: Connection, resume: Resume, page: PastPage) -> None:
+    def _take(self, connection: Peer, resume: Resume, page: PastPage) -> None:
         """Send a page, or find that it is not complete."""
         nowhere = (1 << 62, 0)
         marks = {partition: page.marks.get(partition, nowhere) for partition in resume.todo}
@@ -188,7 +188,7 @@ class PastReader:
             _pass(resume, *page.through)
             self._queue.append(connection)
 
-    def _wait(self, connection: Connection, wait_s: float) -> None:
+    def _wait(self, connection: Peer, wait_s: float) -> None:
         self._later.append((self._monotonic() + wait_s, connection))
 
 

@@ -21,7 +21,7 @@ from notifyd.errors import TransientError
 from notifyd.log import get_logger
 from notifyd.message.envelope import Message
 from notifyd.metrics import Metrics
-from notifyd.push.connection import Connection, Frame, State
+from notifyd.push.peer import Acker, Frame, State
 from notifyd.push.protocol import STAGE_OF, CloseCode, Mark, day_of_v7, encode_ok
 
 #: Messages pushed lately whose day, digest and recipients are kept for their acks.
@@ -48,7 +48,7 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class _Receipt:
-    connection: Connection
+    connection: Acker
     mark: Mark
     confirmed: list[str]
     refused: list[str]
@@ -76,7 +76,7 @@ class Receipts:
         self._now = now
         self._recent: OrderedDict[str, Known] = OrderedDict()
         self._waiting: list[_Receipt] = []
-        self._held: list[Connection] = []
+        self._held: list[Acker] = []
         self._writer: asyncio.Task[None] | None = None
         #: Ids accepted from clients and not yet durable.
         self.pending = 0
@@ -91,7 +91,7 @@ class Receipts:
             self._recent.popitem(last=False)
         return True
 
-    def take(self, connection: Connection, mark: Mark) -> None:
+    def take(self, connection: Acker, mark: Mark) -> None:
         """Take a client's mark; the answer is sent when it is durable."""
         confirmed: list[str] = []
         refused: list[str] = []

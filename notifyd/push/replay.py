@@ -13,8 +13,8 @@ from collections.abc import Callable
 from typing import Final
 
 from notifyd.message.envelope import Message
-from notifyd.push.connection import JOIN_BYTES, Connection, State
 from notifyd.push.past import Past, PastReader
+from notifyd.push.peer import JOIN_BYTES, Peer, State
 from notifyd.push.protocol import Hello, Missing
 from notifyd.push.resume import SKIP, Resume, read_place
 from notifyd.push.window import Window
@@ -46,8 +46,8 @@ class Replays:
         log_end: Callable[[int], int],
         max_unsent_bytes: int,
         monotonic: Callable[[], float],
-        deliver: Callable[[Connection, Message, str | None], bool],
-        welcome: Callable[[Connection, Missing | None], None],
+        deliver: Callable[[Peer, Message, str | None], bool],
+        welcome: Callable[[Peer, Missing | None], None],
         past: Past | None = None,
     ) -> None:
         self._window = window
@@ -68,11 +68,11 @@ class Replays:
                 deliver=deliver,
                 done=self._on_past,
             )
-        self._queue: deque[Connection] = deque()
-        self._unproven: list[Connection] = []
+        self._queue: deque[Peer] = deque()
+        self._unproven: list[Peer] = []
         self._handle: asyncio.Handle | None = None
 
-    def begin(self, connection: Connection, hello: Hello) -> None:
+    def begin(self, connection: Peer, hello: Hello) -> None:
         """Bring an open connection up to date, then welcome it; perhaps at once."""
         assert hello.cursor is not None
         place = read_place(hello.cursor, hello.at, self._incarnation)
@@ -82,7 +82,7 @@ class Replays:
         connection.resume = Resume(place, self._monotonic() + PROOF_S)
         self._judge(connection, connection.resume)
 
-    def on_writable(self, connection: Connection) -> None:
+    def on_writable(self, connection: Peer) -> None:
         """Go on with one whose client has read again."""
         resume = connection.resume
         if resume is not None and not resume.is_welcomed and not resume.is_unproven:
@@ -129,7 +129,7 @@ class Replays:
 
     # Within
 
-    def _judge(self, connection: Connection, resume: Resume) -> None:
+    def _judge(self, connection: Peer, resume: Resume) -> None:
         window = self._window
         if not resume.judge(window.floors, window.ends, self._log_end):
             if self._monotonic() < resume.give_up_at:
@@ -146,7 +146,7 @@ class Replays:
             resume.number = number
             self._enqueue(connection, resume)
 
-    def _pull(self, connection: Connection, resume: Resume, limit: int) -> int:
+    def _pull(self, connection: Peer, resume: Resume, limit: int) -> int:
         """Send the next messages of one connection; return the work done, 0 while it has to wait."""
         if connection.unsent > self._unsent_bytes:
             # One that is paused comes back by `on_writable`.
@@ -180,7 +180,7 @@ class Replays:
             self._enqueue(connection, resume)
         return done
 
-    def _finish(self, connection: Connection, resume: Resume) -> None:
+    def _finish(self, connection: Peer, resume: Resume) -> None:
         """Welcome one that has caught up with the window."""
         missing: Missing | None = None
         if resume.holes and self._past is not None:
@@ -195,19 +195,19 @@ class Replays:
         elif resume.is_over(self._window.ends):
             connection.resume = None
 
-    def _on_past(self, connection: Connection, resume: Resume, missing: Missing | None) -> None:
+    def _on_past(self, connection: Peer, resume: Resume, missing: Missing | None) -> None:
         """Welcome one again, whose holes are filled or never will be."""
         resume.holes, resume.todo = {}, {}
         self._welcome(connection, missing)
         if resume.is_over(self._window.ends):
             connection.resume = None
 
-    def _give_up(self, connection: Connection) -> None:
+    def _give_up(self, connection: Peer) -> None:
         """Have the client read its inbox: from here on it is as one that has everything."""
         connection.resume = None
         self._welcome(connection, "inbox")
 
-    def _enqueue(self, connection: Connection, resume: Resume) -> None:
+    def _enqueue(self, connection: Peer, resume: Resume) -> None:
         if not resume.is_queued:
             resume.is_queued = True
             self._queue.append(connection)

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from notifyd.push.connection import Connection, State
+from notifyd.push.peer import Peer, State
 
 _TICK_S: Final = 0.25
 #: Heartbeats of one turn; the loop does other things between two turns.
@@ -29,16 +29,16 @@ class SweepActions(Protocol):
     def tick(self) -> None:
         """Do what is due by the clock, whichever the connection."""
 
-    def beat(self, connection: Connection) -> None:
+    def beat(self, connection: Peer) -> None:
         """Send a heartbeat."""
 
-    def on_no_hello(self, connection: Connection) -> None:
+    def on_no_hello(self, connection: Peer) -> None:
         """Close one that never said hello."""
 
-    def on_expiring(self, connection: Connection) -> None:
+    def on_expiring(self, connection: Peer) -> None:
         """Tell it that its token will expire."""
 
-    def on_expired(self, connection: Connection) -> None:
+    def on_expired(self, connection: Peer) -> None:
         """Close one whose token has expired."""
 
 
@@ -59,32 +59,32 @@ class Sweep:
         self._hello_timeout_s = hello_timeout_s
         self._now = now
         self._monotonic = monotonic
-        self._beats: deque[Connection] = deque()
-        self._hellos: deque[tuple[float, Connection]] = deque()
-        self._closings: deque[tuple[float, Connection]] = deque()
-        self._expiring: set[Connection] = set()
-        self._told: set[Connection] = set()
+        self._beats: deque[Peer] = deque()
+        self._hellos: deque[tuple[float, Peer]] = deque()
+        self._closings: deque[tuple[float, Peer]] = deque()
+        self._expiring: set[Peer] = set()
+        self._told: set[Peer] = set()
         self._timer: asyncio.Handle | None = None
         self._is_stopped = False
 
-    def await_hello(self, connection: Connection) -> None:
+    def await_hello(self, connection: Peer) -> None:
         """Give a new connection its time to say hello."""
         self._hellos.append((self._monotonic() + self._hello_timeout_s, connection))
         self._start()
 
-    def await_close(self, connection: Connection) -> None:
+    def await_close(self, connection: Peer) -> None:
         """Give the peer its time to end the closing handshake."""
         self._closings.append((self._monotonic() + CLOSING_S, connection))
         self._start()
 
-    def add(self, connection: Connection) -> None:
+    def add(self, connection: Peer) -> None:
         """Begin the heartbeats of an open connection."""
         connection.due_at = self._monotonic() + self._heartbeat_s
         self._beats.append(connection)
         self._look_at_expiry(connection)
         self._start()
 
-    def forget(self, connection: Connection) -> None:
+    def forget(self, connection: Peer) -> None:
         """Drop what refers to a closed connection and is not in a queue of time."""
         self._expiring.discard(connection)
         self._told.discard(connection)
@@ -121,7 +121,7 @@ class Sweep:
                 self._look_at_expiry(connection)
         return bool(self._beats) and self._beats[0].due_at <= at_s
 
-    def _look_at_expiry(self, connection: Connection) -> None:
+    def _look_at_expiry(self, connection: Peer) -> None:
         # Only who may expire before its next turn is watched more closely than that.
         if connection.expires_at_s <= self._now() + 2 * self._heartbeat_s + EXPIRY_LEAD_S:
             self._expiring.add(connection)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from notifyd.message.envelope import Message
-from notifyd.push.connection import Connection, State
+from notifyd.push.peer import Peer, State
 
 #: A message unacknowledged for this long is sent again.
 AFTER_S: Final = 30.0
@@ -35,11 +35,11 @@ class Unanswered:
 class Unacked:
     """Keeps, per connection that acknowledges, what it was sent lately."""
 
-    def __init__(self, send_again: Callable[[Connection, Message], bool]) -> None:
+    def __init__(self, send_again: Callable[[Peer, Message], bool]) -> None:
         self._send_again = send_again
-        self._watched: deque[tuple[float, Connection]] = deque()
+        self._watched: deque[tuple[float, Peer]] = deque()
 
-    def expect(self, connection: Connection, sent: Unanswered) -> None:
+    def expect(self, connection: Peer, sent: Unanswered) -> None:
         """Wait for a client's ack of a message that it is being sent."""
         waiting = connection.unacked
         if waiting is None:
@@ -51,7 +51,7 @@ class Unacked:
             connection.is_watched = True
             self._watched.append((sent.sent_at + LOOK_S, connection))
 
-    def confirm(self, connection: Connection, ids: Sequence[str]) -> None:
+    def confirm(self, connection: Peer, ids: Sequence[str]) -> None:
         """Wait no longer for these: the client has them, whatever it said of them."""
         waiting = connection.unacked
         if waiting:
@@ -73,7 +73,7 @@ class Unacked:
             else:
                 connection.unacked = None
 
-    def _look(self, connection: Connection, waiting: dict[str, Unanswered], now_s: float) -> None:
+    def _look(self, connection: Peer, waiting: dict[str, Unanswered], now_s: float) -> None:
         for message_id, sent in list(waiting.items()):
             if now_s - sent.sent_at < AFTER_S:
                 continue

@@ -12,8 +12,9 @@ import pytest
 
 from notifyd.metrics import Metrics
 from notifyd.push import encoding
-from notifyd.push.connection import JOIN_BYTES, Connection, Frame, State
+from notifyd.push.connection import Connection
 from notifyd.push.hub import Hub
+from notifyd.push.peer import JOIN_BYTES, Frame, State
 from notifyd.push.protocol import CloseCode, Hello
 from notifyd.push.receipts import RECENT_MESSAGES, Receipts
 from tests.fixtures.push import FakeEvents, FakeTransport, make_message, payloads, push_settings

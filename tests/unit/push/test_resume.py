@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from notifyd.errors import TransientError
 from notifyd.metrics import Metrics
-from notifyd.push.connection import Connection, State
+from notifyd.push.connection import Connection
 from notifyd.push.cursor import Cursor, decode_cursor, encode_cursor
 from notifyd.push.hub import Hub
 from notifyd.push.past import Past, PastMessage, PastPage
+from notifyd.push.peer import State
 from notifyd.push.protocol import Hello
 from notifyd.push.replay import PROOF_S
 from notifyd.push.resume import SKIP, Resume, read_place

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from notifyd.metrics import Metrics
-from notifyd.push.connection import Connection, State
+from notifyd.push.connection import Connection
 from notifyd.push.hub import Hub
+from notifyd.push.peer import State
 from notifyd.push.protocol import Hello, Mark
 from notifyd.push.unacked import AFTER_S, LOOK_S, PER_CONNECTION, TRIES
 from tests.fixtures.push import FakeEvents, FakeTransport, make_message, payloads, push_settings

@@ -7,12 +7,9 @@ connection within one tick of the loop goes out as one WebSocket frame.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import random
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 from notifyd.delivery.event import EventSink
@@ -21,7 +18,10 @@ from notifyd.message.envelope import Message
 from notifyd.metrics import Metrics
 from notifyd.push.cursor import Cursor, encode_cursor, encode_place
 from notifyd.push.encoding import Encoder
-from notifyd.push.outbox import FLUSH_SLICE, Outbox
+from notifyd.push.leaving import Leaving
+from notifyd.push.limits import PushLimits
+from notifyd.push.members import Members
+from notifyd.push.outbox import Outbox
 from notifyd.push.past import Past
 from notifyd.push.peer import Frame, Peer, State
 from notifyd.push.protocol import CloseCode, Hello, Mark, Missing, encode_drain, encode_pos, encode_welcome
@@ -33,34 +33,10 @@ from notifyd.push.unacked import Unacked, Unanswered
 from notifyd.push.window import Window
 from notifyd.settings import Settings
 
-#: Different sets of content versions that are kept once each instead of per connection.
-_MAX_INTERNED: Final = 1024
 #: What acks under way get at least when the window is over: a few lingers of the event writer.
 _ACKS_S: Final = 0.3
-#: How long the last bytes of closed connections may take to leave.
-_LINGER_S: Final = 0.5
 
 _log = get_logger(component="push")
-
-
-@dataclass(frozen=True, slots=True)
-class PushLimits:
-    """What one connection or user may take."""
-
-    max_frame_bytes: int
-    max_frames_per_s: float
-    max_unsent_bytes: int
-    max_connections_per_user: int
-
-    @classmethod
-    def of(cls, settings: Settings) -> PushLimits:
-        """Read them from the settings."""
-        return cls(
-            settings.ws_max_frame_bytes,
-            settings.ws_max_frames_per_s,
-            settings.ws_max_unsent_bytes,
-            settings.ws_max_connections_per_user,
-        )
 
 
 class Hub:
@@ -90,11 +66,7 @@ class Hub:
         self.is_draining = False
         self._heartbeat_s = settings.ws_heartbeat_s
         self._metrics = metrics
-        self._users: dict[str, list[Peer]] = {}
-        self._all: set[Peer] = set()
-        self._is_empty: asyncio.Event | None = None
-        self._open = 0
-        self._interned: dict[tuple[str, ...], tuple[str, ...]] = {}
+        self._members = Members(metrics)
         self._pos: Frame | None = None
         self._cursor: str | None = None
         self._window = Window(settings.ws_window_bytes, settings.ws_window_s)
@@ -133,12 +105,12 @@ class Hub:
     @property
     def connections(self) -> int:
         """Open push connections, each past its welcome."""
-        return self._open
+        return self._members.count
 
     @property
     def sockets(self) -> int:
         """All sockets, those without a welcome and those that are closing included."""
-        return len(self._all)
+        return len(self._members.sockets)
 
     @property
     def unconfirmed_acks(self) -> int:
@@ -158,7 +130,7 @@ class Hub:
         self._moved()
         if at is not None:
             _log.warning("push_gap", partition=partition, was_at=at, goes_on_at=offset)
-            for connection in list(self._all):
+            for connection in list(self._members.sockets):
                 connection.close(CloseCode.GOING_AWAY)
 
     def position(self, partition: int) -> int | None:
@@ -177,7 +149,7 @@ class Hub:
             self._moved()
         else:
             self.advance(partition, offset + 1)
-        targets = [here for user in message.recipients if (here := self._users.get(user)) is not None]
+        targets = [here for user in message.recipients if (here := self._members.of(user))]
         if not targets or not self._encoder.is_due(message):
             return 0
         if not self._receipts.remember(message):
@@ -227,8 +199,7 @@ class Hub:
 
     def accept(self, connection: Peer) -> None:
         """Take a socket that has yet to say hello."""
-        self._all.add(connection)
-        self._metrics.connections_opened.inc()
+        self._members.accept(connection)
         self._sweep.await_hello(connection)
 
     def join(self, connection: Peer, user: str, expires_at_s: float, hello: Hello) -> None:
@@ -238,18 +209,12 @@ class Hub:
         if self.is_draining:
             connection.close(CloseCode.GOING_AWAY)
             return
-        here = self._users.get(user)
-        if here is not None and len(here) >= self.limits.max_connections_per_user:
-            limit = self.limits.max_connections_per_user
+        limit = self.limits.max_connections_per_user
+        if len(self._members.of(user)) >= limit:
             connection.close(CloseCode.TOO_MANY_CONNECTIONS, f"a user has at most {limit} connections here")
             return
         connection.open(user, secrets.token_urlsafe(9), hello, expires_at_s)
-        if here is None:
-            self._users[user] = [connection]
-        else:
-            here.append(connection)
-        self._open += 1
-        self._metrics.connections.set(self._open)
+        self._members.join(connection)
         self._sweep.add(connection)
         if hello.cursor is None:
             self._welcome(connection, None)
@@ -260,33 +225,13 @@ class Hub:
     async def drain(self, window_s: float) -> None:
         """Send every client away within `window_s`, spread over it; acks under way are still confirmed."""
         self.is_draining = True
-        started = self.monotonic()
-        frame = Frame(encode_drain(0, int(window_s * 1000)))
-        leaving = list(self._all)
-        random.shuffle(leaving)
-        _log.info("push_drain", connections=len(leaving), window_s=window_s)
-        for index, connection in enumerate(leaving):
-            connection.send(frame)
-            if index % FLUSH_SLICE == FLUSH_SLICE - 1:
-                await asyncio.sleep(0)
-        for index, connection in enumerate(leaving):
-            if not self._all:
-                break
-            ahead_s = started + window_s * index / len(leaving) - self.monotonic()
-            if ahead_s > 0 or index % FLUSH_SLICE == FLUSH_SLICE - 1:
-                await asyncio.sleep(max(0.0, ahead_s))
-            if not connection.unconfirmed:
-                connection.close(CloseCode.GOING_AWAY)
-        await self._receipts.stop(max(_ACKS_S, window_s - (self.monotonic() - started)))
-        for connection in list(self._all):
-            connection.close(CloseCode.GOING_AWAY)
-        if self._all:
-            self._is_empty = asyncio.Event()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._is_empty.wait(), _LINGER_S)
+        leaving = Leaving(self._members, monotonic=self.monotonic)
+        await leaving.send_away(window_s)
+        await self._receipts.stop(max(_ACKS_S, leaving.left_s))
+        await leaving.close_all()
         self._sweep.stop()
         await self._replays.stop()
-        for connection in list(self._all):
+        for connection in list(self._members.sockets):
             connection.abort()
         await asyncio.sleep(0)
         self._outbox.stop()
@@ -297,17 +242,14 @@ class Hub:
         """Drop a connection whose socket is gone; `is_sudden`: without a closing handshake."""
         if is_sudden:
             self._metrics.closes.labels(code="1006").inc()
-        self._all.discard(connection)
-        if self._is_empty is not None and not self._all:
-            self._is_empty.set()
+        self._members.forget(connection)
         self._sweep.forget(connection)
-        self._leave(connection)
 
     def on_closing(self, connection: Peer, code: int) -> None:
         """Take a connection that began to close off the list of its user."""
         known = code in CloseCode._value2member_map_
         self._metrics.closes.labels(code=str(code) if known else "other").inc()
-        self._leave(connection)
+        self._members.leave(connection)
         self._sweep.await_close(connection)
 
     def on_cut(self, connection: Peer) -> None:
@@ -334,9 +276,7 @@ class Hub:
 
     def intern(self, reads: tuple[str, ...]) -> tuple[str, ...]:
         """Return the one copy of a set of content versions."""
-        if len(self._interned) >= _MAX_INTERNED:
-            return self._interned.get(reads, reads)
-        return self._interned.setdefault(reads, reads)
+        return self._members.intern(reads)
 
     # What the sweep asks for
 
@@ -416,17 +356,4 @@ class Hub:
         return True
 
     def _wants_acks(self, user: str) -> bool:
-        return any(connection.wants_acks for connection in self._users.get(user, ()))
-
-    def _leave(self, connection: Peer) -> None:
-        here = self._users.get(connection.user)
-        if here is None or connection not in here:
-            return
-        # A new list: `publish` may be walking the old one.
-        rest = [other for other in here if other is not connection]
-        if rest:
-            self._users[connection.user] = rest
-        else:
-            del self._users[connection.user]
-        self._open -= 1
-        self._metrics.connections.set(self._open)
+        return any(connection.wants_acks for connection in self._members.of(user))

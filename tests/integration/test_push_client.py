@@ -80,7 +80,7 @@ async def test_unconfirmed_acks_go_to_the_next_connection():
             client.ack(message_id)
             reading = asyncio.create_task(next_op(client, "welcome"))
             await eventually(lambda: server.events.attempts == 1)
-            for connection in list(server.hub._all):
+            for connection in list(server.hub._members.sockets):
                 connection.abort()
             await reading
             assert client.unconfirmed == 1
@@ -143,7 +143,7 @@ async def test_an_async_token_source_is_asked_at_each_connection():
 
         async with PushClient(server.url, source, random_=_AtOnce()) as client:
             await next_op(client, "welcome")
-            for connection in list(server.hub._all):
+            for connection in list(server.hub._members.sockets):
                 connection.abort()
             await next_op(client, "welcome")
         assert len(asked) == 2

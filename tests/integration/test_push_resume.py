@@ -38,7 +38,7 @@ class WsPod:
 
     def cut_all(self) -> None:
         """Lose every connection at once, as when a network goes."""
-        for connection in list(self.role._hub._all):
+        for connection in list(self.role._hub._members.sockets):
             connection.abort()
 
 

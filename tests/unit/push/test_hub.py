@@ -257,7 +257,7 @@ def masked(payload: bytes, first: int = 0x81) -> bytes:
 
 async def test_a_flood_of_frames_is_closed(world):
     _, transport = world.join()
-    connection = next(iter(world.hub._all))
+    connection = next(iter(world.hub._members.sockets))
     connection.data_received(masked(b"", 0x89) * 200)
     assert connection.state is State.OPEN
     connection.data_received(masked(b"", 0x89))

@@ -119,12 +119,27 @@ def admin_app(health: Health, metrics: Metrics) -> web.Application:
     return app
 
 
-def public_app(waits_for: Callable[[], list[str]]) -> web.Application:
-    """Return the public application, which answers 503 for as long as `waits_for` names anything."""
+class PublicSite:
+    """The public application. A route answers 503 for as long as the role that serves it is not ready.
+
+    `waits_for` names what a role waits for. Routes are added to `app`; `claim` says whose they are, and
+    what nobody claims is always served: one role's trouble never closes what another one serves.
+    """
+
+    def __init__(self, waits_for: Callable[[str], list[str]]) -> None:
+        self.app = web.Application(middlewares=[self._only_when_ready])
+        self._waits_for = waits_for
+        self._owners: dict[web.AbstractRoute, str] = {}
+
+    def claim(self, role: str) -> None:
+        """Note that every route added since the last call is served by `role`."""
+        for route in self.app.router.routes():
+            self._owners.setdefault(route, role)
 
     @web.middleware
-    async def only_when_ready(request: web.Request, handler: Handler) -> web.StreamResponse:
-        waits = waits_for()
+    async def _only_when_ready(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        role = self._owners.get(request.match_info.route)
+        waits = self._waits_for(role) if role is not None else []
         if waits:
             return web.json_response(
                 {"title": "not ready", "detail": ", ".join(waits), "status": 503},
@@ -133,5 +148,3 @@ def public_app(waits_for: Callable[[], list[str]]) -> web.Application:
                 content_type="application/problem+json",
             )
         return await handler(request)
-
-    return web.Application(middlewares=[only_when_ready])

@@ -10,16 +10,17 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from types import FrameType
 from typing import Any, Final, TypeVar
 
 import uvloop
+from aiohttp import web
 
 from notifyd.errors import PermanentError, TransientError
 from notifyd.http.health import Health
-from notifyd.http.server import HttpServer, admin_app, public_app
+from notifyd.http.server import HttpServer, PublicSite, admin_app
 from notifyd.log import configure_logging, get_logger, is_json
 from notifyd.message.envelope import Limits
 from notifyd.metrics import Metrics
@@ -38,14 +39,20 @@ _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 _T = TypeVar("_T")
 
 
-def run(settings: Settings, roles: Sequence[str]) -> int:
+def run(
+    settings: Settings,
+    roles: Sequence[str],
+    *,
+    also_serve: Callable[[web.Application], None] | None = None,
+) -> int:
     """Run `roles` until a signal ends them; returns the exit code.
 
+    `also_serve` adds routes to the public port that belong to no role: `notifyd dev` has some.
     Blocks, and owns the event loop and the signals of the process. Raises `NotifydError` for
     what a person has to mend: a port in use, a refused password, missing topics.
     """
     configure_logging(settings, pod=settings.pod_name)
-    process = _Process(settings, roles)
+    process = _Process(settings, roles, also_serve)
     try:
         with _signals_kept(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(process.main())
@@ -70,9 +77,15 @@ class _Stopped(Exception):
 
 
 class _Process:
-    def __init__(self, settings: Settings, roles: Sequence[str]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        roles: Sequence[str],
+        also_serve: Callable[[web.Application], None] | None,
+    ) -> None:
         self._settings = settings
         self._names = roles
+        self._also_serve = also_serve
         self._log = get_logger()
         self._metrics = Metrics()
         self._health = Health(self._metrics)
@@ -152,8 +165,7 @@ class _Process:
         producer = Producer(settings, metrics, client_id=f"notifyd-{settings.pod_name}")
         await producer.start()
         stack.push_async_callback(self._stop_producer, producer)
-        # Only what serves the public port counts for it: a push must not wait for a database.
-        app = public_app(lambda: self._health.waits_for(_PUBLIC_ROLES))
+        site = PublicSite(lambda role: self._health.waits_for((role,)))
         context = RoleContext(
             settings=settings,
             metrics=metrics,
@@ -161,14 +173,17 @@ class _Process:
             topics=Topics.of(settings),
             incarnation=await self._incarnation(),
             limits=Limits.of(settings),
-            public=app,
+            public=site.app,
             fail=self._fail,
         )
         for name in self._names:
             self._roles.append(_role_class(name)(context))
+            site.claim(name)
+        if self._also_serve is not None:
+            self._also_serve(site.app)
         self._health.started(list(self._roles))
         if public is not None:
-            await public.start(app)
+            await public.start(site.app)
         await self._start_roles()
 
     async def _incarnation(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import aiohttp
@@ -12,7 +13,7 @@ from aiohttp import web
 
 from notifyd.errors import ConfigError
 from notifyd.http.health import POLL_STUCK_AFTER_S, Health
-from notifyd.http.server import HttpServer, admin_app, public_app
+from notifyd.http.server import HttpServer, PublicSite, admin_app
 from notifyd.metrics import Metrics
 
 
@@ -93,24 +94,49 @@ async def test_an_address_that_is_not_ours_names_the_setting() -> None:
         server.bind()
 
 
-async def test_the_public_server_says_503_until_the_process_is_ready(health: Health) -> None:
-    app = public_app(lambda: health.waits_for({"ws"}))
-
-    async def hello(_: web.Request) -> web.Response:
-        return web.json_response({"hello": True})
-
-    app.router.add_get("/hello", hello)
+@asynccontextmanager
+async def served(site: PublicSite) -> AsyncIterator[str]:
     server = HttpServer("127.0.0.1", 0, setting="NOTIFYD_HTTP")
     server.bind()
-    await server.start(app)
+    await server.start(site.app)
     try:
-        url = f"http://127.0.0.1:{server.port}/hello"
-        status, body = await get(url)
+        yield f"http://127.0.0.1:{server.port}"
+    finally:
+        await server.stop()
+
+
+async def hello(_: web.Request) -> web.Response:
+    return web.json_response({"hello": True})
+
+
+async def test_the_public_server_says_503_until_the_process_is_ready(health: Health) -> None:
+    site = PublicSite(lambda role: health.waits_for((role,)))
+    site.app.router.add_get("/hello", hello)
+    site.claim("ws")
+    async with served(site) as url:
+        status, body = await get(f"{url}/hello")
         assert (status, body["status"]) == (503, 503)
         health.started([Role("ws"), Role("persist", waits_for=["database"])])
         assert health.waits_for() == ["persist: database"]
-        assert await get(url) == (200, {"hello": True}), "a push must not wait for the database"
+        assert await get(f"{url}/hello") == (200, {"hello": True}), "a push must not wait for the database"
         health.is_stopping = True
-        assert (await get(url))[0] == 503
-    finally:
-        await server.stop()
+        assert (await get(f"{url}/hello"))[0] == 503
+
+
+async def test_a_role_that_is_not_ready_closes_no_route_of_another(health: Health) -> None:
+    ws, api = Role("ws", waits_for=["replay window"]), Role("api")
+    health.started([ws, api])
+    site = PublicSite(lambda role: health.waits_for((role,)))
+    site.app.router.add_get("/push", hello)
+    site.claim("ws")
+    site.app.router.add_get("/messages", hello)
+    site.claim("api")
+    site.app.router.add_get("/page", hello)
+    async with served(site) as url:
+        for unready, closed, open_ in ((ws, "push", "messages"), (api, "messages", "push")):
+            ws.waits_for, api.waits_for = [], []
+            unready.waits_for = ["something"]
+            status, body = await get(f"{url}/{closed}")
+            assert (status, body["detail"]) == (503, f"{unready.name}: something")
+            assert (await get(f"{url}/{open_}"))[0] == 200
+            assert (await get(f"{url}/page"))[0] == 200

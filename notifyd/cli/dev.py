@@ -109,6 +109,10 @@ def _ports(http_port: int | None, admin_port: int | None, *, infra_only: bool) -
                 remedy=f"end what listens there, or choose another with {option} (0: any free one)",
             )
         found[name] = str(wanted or free_port())
+    # The page's own, by both its names.
+    if not os.environ.get("NOTIFYD_WS_ORIGINS"):
+        port = found["NOTIFYD_HTTP_PORT"]
+        found["NOTIFYD_WS_ORIGINS"] = f"http://localhost:{port},http://127.0.0.1:{port}"
     return found
 
 
@@ -133,10 +137,12 @@ def _print_welcome(surroundings: DevSurroundings, json_output: bool) -> None:
 
     env = surroundings.env
     token = issue_token(surroundings.settings(), "alice", ttl_s=86400.0)
+    page = f"http://localhost:{env['NOTIFYD_HTTP_PORT']}/"
     push = f"ws://127.0.0.1:{env['NOTIFYD_HTTP_PORT']}/v1/push"
     admin = f"http://127.0.0.1:{env['NOTIFYD_ADMIN_PORT']}"
     if json_output:
         urls = {
+            "page": page,
             "push": push,
             "health": f"{admin}/healthz",
             "ready": f"{admin}/readyz",
@@ -148,6 +154,7 @@ def _print_welcome(surroundings: DevSurroundings, json_output: bool) -> None:
     emit(f"""
 notifyd is ready: {", ".join(ROLES)}
 
+  page       {page}
   push       {push}
   health     {admin}/healthz  /readyz  /metrics
   Kafka      {env["NOTIFYD_KAFKA_BOOTSTRAP_SERVERS"]}  {surroundings.broker_name}

@@ -11,6 +11,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import FrameType
 
 from notifyd.dev.infra import DevSurroundings
@@ -55,6 +56,7 @@ def run_roles(surroundings: DevSurroundings, *, on_ready: Callable[[], None]) ->
     `on_ready` is called once, from another thread, when `/readyz` says 200. When broker or
     PostgreSQL end by themselves the roles are ended too, with a `TransientError` that says so.
     """
+    from notifyd.dev.site import add_dev_site
     from notifyd.roles.names import ROLES
     from notifyd.roles.process import run
 
@@ -62,7 +64,7 @@ def run_roles(surroundings: DevSurroundings, *, on_ready: Callable[[], None]) ->
     watch = _Watch(surroundings, f"http://127.0.0.1:{settings.admin_port}/readyz", on_ready)
     watch.start()
     try:
-        code = run(settings, tuple(ROLES))
+        code = run(settings, tuple(ROLES), also_serve=partial(add_dev_site, settings=settings))
     finally:
         watch.end()
     _raise_if_dead(watch.dead)

@@ -34,6 +34,8 @@ def test_a_message_reaches_a_second_terminal_and_its_life_outlives_ctrl_c(
     dev = start_notifyd("dev", "--json", name="dev")
     welcome = _welcome(dev)
     assert http_get(welcome["urls"]["ready"])[0] == 200
+    status, page = http_get(welcome["urls"]["page"])
+    assert (status, page.startswith("<!doctype html>")) == (200, True)
     children = children_of(dev.pid)
 
     # From here on as in a second terminal: the folder alone says where everything is.

@@ -22,10 +22,11 @@ class Batch:
     itself, from any task and in any order, and only once its effect is durable.
     """
 
-    __slots__ = ("_flow", "end", "records", "start")
+    __slots__ = ("end", "flow", "records", "start")
 
     def __init__(self, flow: PartitionFlow, records: Sequence[Record], start: int, end: int) -> None:
-        self._flow = flow
+        #: The life of the partition that this batch belongs to.
+        self.flow = flow
         self.records = records
         self.start = start
         self.end = end
@@ -33,32 +34,27 @@ class Batch:
     @property
     def tp(self) -> TP:
         """Topic and partition."""
-        return self._flow.tp
-
-    @property
-    def flow(self) -> PartitionFlow:
-        """The life of the partition that this batch belongs to."""
-        return self._flow
+        return self.flow.tp
 
     @property
     def is_live(self) -> bool:
         """Whether work on it may still be started: the partition is ours and is not draining."""
-        return self._flow.is_live
+        return self.flow.is_live
 
     def ack(self, offset: int) -> None:
         """Acknowledge one record, whose effect is durable. After a revocation this does nothing."""
-        self._flow.ack(offset)
+        self.flow.ack(offset)
 
     def ack_all(self) -> None:
         """Acknowledge every record of the batch."""
-        self._flow.ack_all(self.records)
+        self.flow.ack_all(self.records)
 
     def split(self) -> list[Batch]:
         """Return one batch per record; together they cover the same offsets."""
         ends = [record.offset for record in self.records[1:]] + [self.end]
         starts = [self.start, *ends[:-1]]
         return [
-            Batch(self._flow, [record], start, end)
+            Batch(self.flow, [record], start, end)
             for record, start, end in zip(self.records, starts, ends, strict=True)
         ]
 
@@ -69,11 +65,11 @@ class Batch:
         if len(batches) == 1:
             return first
         records = [record for batch in batches for record in batch.records]
-        return cls(first._flow, records, first.start, batches[-1].end)
+        return cls(first.flow, records, first.start, batches[-1].end)
 
     def emptied(self) -> Batch:
         """Return the same range of offsets without its records."""
-        return Batch(self._flow, [], self.start, self.end)
+        return Batch(self.flow, [], self.start, self.end)
 
     def __repr__(self) -> str:
         return f"<Batch {self.tp.topic}:{self.tp.partition} [{self.start}, {self.end})>"

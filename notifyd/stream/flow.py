@@ -53,8 +53,8 @@ class PartitionFlow:
         # First offset and timestamp (ms) of each fetch that is not wholly acked.
         self._fetches: deque[tuple[int, int]] = deque()
         self._tasks: dict[asyncio.Task[object], tuple[Record | Batch, Callable[[], None] | None]] = {}
-        #: Records in line behind one of the same key that is being worked on.
-        self.lines: dict[bytes, deque[tuple[Batch, Record]]] = {}
+        #: Records in line behind one of the same key that is being worked on; `None` where nobody waits.
+        self.lines: dict[bytes, deque[tuple[Batch, Record]] | None] = {}
         #: Batches in line behind the one that is being worked on; `None` where none is.
         self.waiting: deque[Batch] | None = None
         self._is_draining = False
@@ -204,7 +204,8 @@ class PartitionFlow:
         task has ended, also when it was cancelled before its first step, in which no `finally`
         of its own would run.
         """
-        task = asyncio.create_task(work)
+        # Not `create_task`: a name made up for each and two calls more are 0.2 us of a record's 2.5.
+        task = asyncio.Task(work, loop=asyncio.get_running_loop(), name="work")
         self._tasks[task] = (on, after)
         task.add_done_callback(self._ended)
         if self._is_closed:  # begun by work that did not hear its own end

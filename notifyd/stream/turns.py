@@ -89,7 +89,10 @@ class Feeders:
                 batch = batches.popleft()
                 for record in batch.records:
                     key = record.key
-                    if key and (line := lines.get(key)) is not None:
+                    if key and key in lines:
+                        line = lines[key]
+                        if line is None:
+                            line = lines[key] = deque()
                         line.append((batch, record))
                         continue
                     if not slots.take():

@@ -16,8 +16,8 @@ import pytest
 from tests.fixtures.processes import clean_environment
 
 _ROOT = Path(__file__).resolve().parents[2]
-MESSAGES = int(os.environ.get("STORM_MESSAGES", "2000"))
-PER_S = 100
+MESSAGES = int(os.environ.get("STORM_MESSAGES", "10000"))
+PER_S = 250
 SEED = 20261124
 
 

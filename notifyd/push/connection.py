@@ -7,6 +7,7 @@ what is due goes out once per tick of the loop.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, cast
 
@@ -32,6 +33,12 @@ if TYPE_CHECKING:
 
 #: Messages that came right behind a hello whose token is still being verified.
 _MAX_EARLY: Final = 16
+_CODE_OF: Final = {
+    websocket.PROTOCOL_ERROR: CloseCode.PROTOCOL_ERROR,
+    websocket.INVALID_TEXT: CloseCode.INVALID_TEXT,
+    websocket.TOO_MANY: CloseCode.TOO_FAST,
+    websocket.TOO_BIG: CloseCode.TOO_LARGE,
+}
 
 
 class Connection(asyncio.Protocol):
@@ -134,20 +141,24 @@ class Connection(asyncio.Protocol):
             return
         reader = self._reader
         if reader is None:
+            # It was told to go: what still comes is dropped, but no flood of it.
+            self._tokens -= 1
+            if self._allowance() < 0:
+                self.abort()
             return
         before = reader.frames
+        reader.max_frames = before + self._allowance()
         try:
             for opcode, payload in reader.feed(data):
                 self._receive_or_refuse(opcode, payload)
         except ProtocolViolation as error:
             # From here on nobody knows where frames begin; what still comes is not read.
             self._reader = None
-            code = CloseCode.TOO_LARGE if error.is_too_large else CloseCode.PROTOCOL_ERROR
-            self.close(code, error.detail)
+            self.close(_CODE_OF[error.code], error.detail)
             # Its answer cannot be read, so it is told at once that nothing more comes (7.1.7).
             if self._transport is not None and self._transport.can_write_eof():
                 self._transport.write_eof()
-        self._count(reader.frames - before)
+        self._tokens -= reader.frames - before
 
     # What the hub calls
 
@@ -271,7 +282,7 @@ class Connection(asyncio.Protocol):
         try:
             self._receive(opcode, payload)
         except ProtocolViolation as error:
-            self.close(CloseCode.PROTOCOL_ERROR, error.detail)
+            self.close(_CODE_OF[error.code], error.detail)
         except UnicodeDecodeError:
             self.close(CloseCode.INVALID_TEXT, "a text is no UTF-8")
         except BadFrame as error:
@@ -329,18 +340,12 @@ class Connection(asyncio.Protocol):
             else:
                 self._hub.count_frame("unknown")
 
-    def _count(self, frames: int) -> None:
-        """Take frames from a bucket of tokens; a client that empties it is closed."""
-        if not frames or self.state is State.CLOSED:
-            return
+    def _allowance(self) -> int:
+        """Fill the bucket of tokens up to now; return how many frames may be taken out of it."""
         now, per_s = self._hub.monotonic(), self._hub.limits.max_frames_per_s
-        self._tokens = min(2 * per_s, self._tokens + (now - self._tokens_at) * per_s) - frames
+        self._tokens = min(2 * per_s, self._tokens + (now - self._tokens_at) * per_s)
         self._tokens_at = now
-        if self._tokens < 0:
-            if self.state is State.CLOSING:
-                self.abort()
-            else:
-                self.close(CloseCode.TOO_FAST, f"more than {per_s:g} frames a second")
+        return math.floor(self._tokens)
 
     def _tell(self, frames: list[Frame]) -> None:
         for frame in frames:

@@ -12,7 +12,7 @@ import asyncio
 import socket
 from typing import Any, Final
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 from aiohttp.web_protocol import RequestHandler
 
 from notifyd.push.connection import Connection
@@ -40,19 +40,26 @@ class HandedOver(web.StreamResponse):
 def check_handshake(request: web.BaseRequest) -> str:
     """Return the value of `Sec-WebSocket-Accept`; raises the HTTP answer else (RFC 6455, 4.2.1)."""
     headers = request.headers
-    if headers.get("Upgrade", "").lower() != "websocket" or not _is_upgraded(request):
+    is_asked = headers.get("Upgrade", "").lower() == "websocket" and request.version >= HttpVersion11
+    if not is_asked or not _is_upgraded(request):
         raise web.HTTPUpgradeRequired(
             text="this is a WebSocket: connect with `Upgrade: websocket`\n",
             headers={"Upgrade": "websocket", "Connection": "Upgrade"},
         )
+    # None of these may come twice (11.3); an intermediary may join what did to one line.
+    for name in ("Sec-WebSocket-Version", "Sec-WebSocket-Key", "Host"):
+        if len(headers.getall(name, ())) > 1:
+            raise web.HTTPBadRequest(text=f"there is more than one {name}\n")
     if headers.get("Sec-WebSocket-Version") != "13":
         raise web.HTTPUpgradeRequired(
             text="WebSocket version 13 is spoken here\n",
             headers={"Sec-WebSocket-Version": "13", "Upgrade": "websocket", "Connection": "Upgrade"},
         )
     accept = accept_key(headers.get("Sec-WebSocket-Key", ""))
-    if accept is None or request.body_exists:
-        raise web.HTTPBadRequest(text="Sec-WebSocket-Key is not 16 bytes in base64, or there is a body\n")
+    if accept is None or request.body_exists or "Host" not in headers:
+        raise web.HTTPBadRequest(
+            text="Sec-WebSocket-Key is not 16 bytes in base64, or there is a body, or no Host\n"
+        )
     return accept
 
 
@@ -69,7 +76,7 @@ def hand_over(
     if transport is None or transport.is_closing():
         raise ConnectionResetError("the client is gone")
     _tune(transport, dead_after_s)
-    offered = request.headers.get("Sec-WebSocket-Protocol", "")
+    offered = ",".join(request.headers.getall("Sec-WebSocket-Protocol", ()))
     is_offered = SUBPROTOCOL in (part.strip() for part in offered.split(","))
     transport.write(
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"

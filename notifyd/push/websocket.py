@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import codecs
 import hashlib
 from collections.abc import Iterator
 from typing import Final
@@ -19,18 +20,25 @@ CLOSE: Final = 0x8
 PING: Final = 0x9
 PONG: Final = 0xA
 
+#: Close codes for what a peer did wrong (7.4.1).
+PROTOCOL_ERROR: Final = 1002
+INVALID_TEXT: Final = 1007
+TOO_MANY: Final = 1008
+TOO_BIG: Final = 1009
+
 _KNOWN: Final = frozenset((CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG))
 _ACCEPT_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _EMPTY: Final = b""
+_UTF8: Final = codecs.getincrementaldecoder("utf-8")
 
 
 class ProtocolViolation(Exception):
-    """The peer broke RFC 6455, or sends more than we take (`is_too_large`)."""
+    """The peer broke RFC 6455, or sends more than we take; `code` is the close code for it (7.4.1)."""
 
-    def __init__(self, detail: str, *, is_too_large: bool = False) -> None:
+    def __init__(self, detail: str, code: int = PROTOCOL_ERROR) -> None:
         super().__init__(detail)
         self.detail = detail
-        self.is_too_large = is_too_large
+        self.code = code
 
 
 class FrameReader:
@@ -39,15 +47,18 @@ class FrameReader:
     After a `ProtocolViolation` the reader must not be used again.
     """
 
-    __slots__ = ("_buffer", "_max_bytes", "_opcode", "_partial", "frames")
+    __slots__ = ("_buffer", "_max_bytes", "_partial", "_utf8", "frames", "max_frames")
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._buffer: bytes = _EMPTY
         self._partial: bytearray | None = None
-        self._opcode = 0
+        #: Checks the fragments of a text; None: they are binary.
+        self._utf8: codecs.IncrementalDecoder | None = None
         #: Frames read so far, fragments and control frames included.
         self.frames = 0
+        #: One more than so many is a violation (close code 1008).
+        self.max_frames = 1 << 62
 
     def feed(self, data: bytes) -> Iterator[tuple[int, bytes]]:
         """Yield `(opcode, payload)` of each message and control frame that is complete now.
@@ -66,6 +77,8 @@ class FrameReader:
             stop = start + size
             if stop > end:
                 break
+            if self.frames >= self.max_frames:
+                raise ProtocolViolation("too many frames", TOO_MANY)
             self.frames += 1
             payload = bytearray(data[start:stop])
             websocket_mask(data[start - 4 : start], payload)
@@ -97,7 +110,7 @@ class FrameReader:
             if size < 65536 or size >> 63:
                 raise ProtocolViolation("a length must use the least bytes, the first bit 0 (5.2)")
         if not is_control and size + (len(self._partial) if self._partial else 0) > self._max_bytes:
-            raise ProtocolViolation(f"a message has at most {self._max_bytes} bytes", is_too_large=True)
+            raise ProtocolViolation(f"a message has at most {self._max_bytes} bytes", TOO_BIG)
         return None if end - start < 4 else (start + 4, size)
 
     def _frame(self, first: int, payload: bytearray) -> tuple[int, bytes] | None:
@@ -107,17 +120,28 @@ class FrameReader:
         if opcode == CONTINUATION:
             if self._partial is None:
                 raise ProtocolViolation("nothing to continue (5.4)")
+            self._check_text(payload, is_last=bool(is_last))
             self._partial += payload
             if not is_last:
                 return None
             whole, self._partial = bytes(self._partial), None
-            return self._opcode, whole
+            return (BINARY if self._utf8 is None else TEXT), whole
         if self._partial is not None:
             raise ProtocolViolation("a new message inside a fragmented one (5.4)")
         if is_last:
             return opcode, bytes(payload)
-        self._opcode, self._partial = opcode, payload
+        self._utf8 = _UTF8() if opcode == TEXT else None
+        self._check_text(payload, is_last=False)
+        self._partial = payload
         return None
+
+    def _check_text(self, fragment: bytearray, *, is_last: bool) -> None:
+        # A text is refused with the first byte that cannot be UTF-8: the rest may never come (8.1).
+        if self._utf8 is not None:
+            try:
+                self._utf8.decode(fragment, is_last)
+            except UnicodeDecodeError:
+                raise ProtocolViolation("a text is no UTF-8 (8.1)", INVALID_TEXT) from None
 
 
 def _check_head(first: int, second: int) -> None:
@@ -163,7 +187,7 @@ def read_close(payload: bytes) -> int | None:
     try:
         payload[2:].decode()
     except UnicodeDecodeError:
-        raise ProtocolViolation("the close reason is no UTF-8 (5.5.1)") from None
+        raise ProtocolViolation("the close reason is no UTF-8 (8.1)", INVALID_TEXT) from None
     return code
 
 

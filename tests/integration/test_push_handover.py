@@ -14,72 +14,15 @@ import uvloop
 from aiohttp.web_protocol import RequestHandler
 
 from notifyd.push.connection import Connection
-from tests.fixtures.push import PushServer, closed_with, make_message, next_frame, running_push_server
+from tests.fixtures.push import closed_with, make_message, next_frame, running_push_server
+from tests.fixtures.sockets import RawClient, masked, request
 from tests.fixtures.waiting import eventually
-
-KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 
 
 def test_the_private_names_of_aiohttp_are_where_we_expect_them():
     for name in ("_upgraded", "_message_tail", "_buffer_paused", "transport"):
         assert any(name in getattr(kind, "__slots__", ()) for kind in RequestHandler.__mro__), name
     assert callable(RequestHandler.connection_lost)
-
-
-def masked(payload: bytes, first: int = 0x81) -> bytes:
-    size = len(payload)
-    head = bytes((first, 0x80 | size)) if size < 126 else bytes((first, 0xFE)) + size.to_bytes(2, "big")
-    return head + bytes(4) + payload
-
-
-def request(**headers: str) -> bytes:
-    lines = {
-        "Host": "x",
-        "Upgrade": "websocket",
-        "Connection": "Upgrade",
-        "Sec-WebSocket-Key": KEY,
-        "Sec-WebSocket-Version": "13",
-        **{name.replace("_", "-"): value for name, value in headers.items()},
-    }
-    text = "".join(f"{name}: {value}\r\n" for name, value in lines.items() if value)
-    return f"GET /v1/push HTTP/1.1\r\n{text}\r\n".encode()
-
-
-class RawClient:
-    """A socket, to send what no library would."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader = reader
-        self.writer = writer
-
-    @classmethod
-    async def open(cls, server: PushServer) -> RawClient:
-        return cls(*await asyncio.open_connection("127.0.0.1", server.port))
-
-    async def head(self) -> str:
-        async with asyncio.timeout(5):
-            return (await self.reader.readuntil(b"\r\n\r\n")).decode()
-
-    async def frame(self) -> tuple[int, bytes]:
-        async with asyncio.timeout(8):
-            first, size = await self.reader.readexactly(2)
-            if size == 126:
-                size = int.from_bytes(await self.reader.readexactly(2), "big")
-            return first & 0x0F, await self.reader.readexactly(size)
-
-    async def upgrade(self, server: PushServer, user: str = "alice") -> None:
-        hello = {"op": "hello", "token": server.token(user)}
-        self.writer.write(request() + masked(json.dumps(hello).encode()))
-        assert (await self.head()).startswith("HTTP/1.1 101")
-        opcode, payload = await self.frame()
-        assert opcode == 1
-        assert json.loads(payload)["op"] == "welcome"
-
-    async def close_code(self) -> int:
-        while True:
-            opcode, payload = await self.frame()
-            if opcode == 8:
-                return int.from_bytes(payload[:2], "big")
 
 
 @pytest.mark.parametrize(
@@ -96,7 +39,7 @@ class RawClient:
 )
 async def test_a_wrong_handshake_gets_an_http_answer_4_2_1(headers, status):
     async with running_push_server() as server:
-        raw = await RawClient.open(server)
+        raw = await RawClient.open(server.port)
         raw.writer.write(request(**headers))
         assert f" {status} " in (await raw.head()).splitlines()[0]
         raw.writer.close()
@@ -105,13 +48,13 @@ async def test_a_wrong_handshake_gets_an_http_answer_4_2_1(headers, status):
 
 async def test_the_handshake_answers_the_key_and_the_subprotocol_4_2_2():
     async with running_push_server() as server:
-        raw = await RawClient.open(server)
+        raw = await RawClient.open(server.port)
         raw.writer.write(request(Sec_WebSocket_Protocol="chat, notifyd.v1"))
         head = await raw.head()
         assert "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=" in head
         assert "Sec-WebSocket-Protocol: notifyd.v1" in head
         assert "Extensions" not in head
-        other = await RawClient.open(server)
+        other = await RawClient.open(server.port)
         other.writer.write(request(Sec_WebSocket_Protocol="chat"))
         assert "Sec-WebSocket-Protocol" not in await other.head()
         raw.writer.close()
@@ -120,8 +63,8 @@ async def test_the_handshake_answers_the_key_and_the_subprotocol_4_2_2():
 
 async def test_a_hello_in_the_packet_of_the_handshake_is_read():
     async with running_push_server() as server:
-        raw = await RawClient.open(server)
-        await raw.upgrade(server)
+        raw = await RawClient.open(server.port)
+        await raw.upgrade(server.token())
         assert server.hub.connections == 1
         raw.writer.close()
         await eventually(lambda: server.hub.sockets == 0)
@@ -129,7 +72,7 @@ async def test_a_hello_in_the_packet_of_the_handshake_is_read():
 
 async def test_a_hello_byte_by_byte_is_read():
     async with running_push_server() as server:
-        raw = await RawClient.open(server)
+        raw = await RawClient.open(server.port)
         raw.writer.write(request())
         await raw.head()
         for byte in masked(json.dumps({"op": "hello", "token": server.token()}).encode()):
@@ -142,8 +85,8 @@ async def test_a_hello_byte_by_byte_is_read():
 
 async def test_fragments_with_a_ping_between_5_4():
     async with running_push_server() as server:
-        raw = await RawClient.open(server)
-        await raw.upgrade(server)
+        raw = await RawClient.open(server.port)
+        await raw.upgrade(server.token())
         text = b'{"op":"ack","ids":["\xc3\xa9"]}'
         raw.writer.write(masked(text[:21], 0x01) + masked(b"here?", 0x89) + masked(text[21:], 0x80))
         assert await raw.frame() == (10, b"here?")
@@ -176,8 +119,8 @@ async def test_fragments_with_a_ping_between_5_4():
 )
 async def test_what_breaks_a_rule_is_closed_with_its_code_7_1_7(data, code):
     async with running_push_server() as server:
-        raw = await RawClient.open(server)
-        await raw.upgrade(server)
+        raw = await RawClient.open(server.port)
+        await raw.upgrade(server.token())
         raw.writer.write(data)
         assert await raw.close_code() == code
         raw.writer.write(masked(code.to_bytes(2, "big"), 0x88))
@@ -213,8 +156,8 @@ async def test_acks_before_the_hello_are_refused():
 
 async def test_a_slow_reader_is_cut_and_the_others_get_everything():
     async with running_push_server() as server:
-        slow = await RawClient.open(server)
-        await slow.upgrade(server)
+        slow = await RawClient.open(server.port)
+        await slow.upgrade(server.token())
         slow.writer.transport.pause_reading()
         quick = await server.hello()
         got = []
@@ -251,8 +194,8 @@ async def test_aiohttp_keeps_nothing_of_a_connection_that_was_handed_over():
 def test_all_of_it_works_on_uvloop():
     async def scenario() -> None:
         async with running_push_server() as server:
-            raw = await RawClient.open(server)
-            await raw.upgrade(server)
+            raw = await RawClient.open(server.port)
+            await raw.upgrade(server.token())
             ws = await server.hello()
             server.publish(make_message(title="uv"))
             assert (await next_frame(ws))["message"]["content"]["title"] == "uv"

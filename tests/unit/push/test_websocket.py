@@ -62,7 +62,7 @@ def test_what_the_rfc_forbids_is_refused(data, section):
     with pytest.raises(ProtocolViolation) as error:
         read(data)
     assert f"({section})" in error.value.detail
-    assert not error.value.is_too_large
+    assert error.value.code == 1002
 
 
 def test_control_frames_may_come_between_fragments_5_4():
@@ -81,8 +81,40 @@ def test_a_message_over_the_limit_is_refused_before_its_bytes_come():
     for data in (whole, fragments):
         with pytest.raises(ProtocolViolation) as error:
             read(data, 100)
-        assert error.value.is_too_large
+        assert error.value.code == 1009
     assert read(client_frame(b"x" * 100), 100) == [(ws.TEXT, b"x" * 100)]
+
+
+def test_no_more_frames_are_read_than_allowed():
+    reader = FrameReader(100)
+    reader.max_frames = 3
+    got = []
+    with pytest.raises(ProtocolViolation) as error:
+        for message in reader.feed(client_frame(b"", ws.PING) * 100):
+            got.append(message)
+    assert (len(got), error.value.code) == (3, 1008)
+
+
+@pytest.mark.parametrize(
+    ("fragments", "fails_at"),
+    [
+        ((b"\xff", b"x"), 0),
+        ((b"\xe2\x82", b"\xac", b"\x80"), 2),
+        ((b"\xe2", b"\x82", b""), 2),
+        ((b"ok", b"\xc0", b"x"), 1),
+    ],
+)
+def test_a_fragment_that_cannot_be_utf8_is_refused_at_once_8_1(fragments, fails_at):
+    reader = FrameReader(100)
+    for index, fragment in enumerate(fragments):
+        first = (0x80 if index == len(fragments) - 1 else 0) | (0 if index else ws.TEXT)
+        data = client_frame(fragment, first=first)
+        if index == fails_at:
+            with pytest.raises(ProtocolViolation) as error:
+                list(reader.feed(data))
+            assert error.value.code == 1007
+            return
+        assert list(reader.feed(data)) == []
 
 
 def test_what_came_before_a_violation_is_still_given():

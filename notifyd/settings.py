@@ -128,6 +128,11 @@ class Settings(BaseSettings):
     ws_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Comma-separated origins that browsers may connect from; empty: none, `*`: any."
     )
+    ws_ticket_secret: SecretStr | None = Field(
+        None,
+        description="Signs the tickets of `POST /v1/push/ticket`, the same for every ws process; at least "
+        "32 bytes. Unset: made of the JWT secret; with neither there are no tickets.",
+    )
     ws_heartbeat_s: float = Field(25.0, gt=0, description="Between two heartbeats of a connection.")
     ws_hello_timeout_s: float = Field(
         5.0, gt=0, description="A connection without a hello by then is closed."
@@ -202,7 +207,7 @@ class Settings(BaseSettings):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
 
-    @field_validator("jwt_secret")
+    @field_validator("jwt_secret", "ws_ticket_secret")
     @classmethod
     def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and len(value.get_secret_value().encode()) < 32:

@@ -70,6 +70,8 @@ class Connection(asyncio.Protocol):
         "wants_acks",
     )
 
+    acks_here = True
+
     def __init__(self, hub: Hub, greet: Callable[[Connection, Hello], None]) -> None:
         self._hub = hub
         self._greet: Callable[[Connection, Hello], None] | None = greet

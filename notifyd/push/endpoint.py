@@ -8,28 +8,20 @@ from typing import Final
 
 from aiohttp import web
 
+from notifyd.push import sse
 from notifyd.push.auth import Identity, KeysUnavailable, PermissionDenied, TokenVerifier
 from notifyd.push.connection import Connection
 from notifyd.push.handover import check_handshake, hand_over
 from notifyd.push.hub import Hub
 from notifyd.push.protocol import CloseCode, Hello
+from notifyd.push.requests import Browsers, OriginList, bearer_of
+from notifyd.push.sse import SseDoor
+from notifyd.push.tickets import Tickets
 from notifyd.settings import Settings
 
 PATH: Final = "/v1/push"
 #: A peer that acknowledges nothing for so many heartbeats is dead.
 _DEAD_AFTER_BEATS: Final = 2
-
-
-class OriginList:
-    """The origins that browsers may connect from. Who sends no `Origin` is no browser."""
-
-    def __init__(self, origins: tuple[str, ...]) -> None:
-        self._takes_any = "*" in origins
-        self._origins = frozenset(origin.rstrip("/").lower() for origin in origins)
-
-    def allows(self, origin: str | None) -> bool:
-        """Whether a request with this `Origin` header may connect."""
-        return origin is None or self._takes_any or origin.lower() in self._origins
 
 
 class Door:
@@ -103,14 +95,14 @@ class Door:
         self._hub.join(connection, identity.user, identity.expires_at_s, hello)
 
 
-def bearer_of(request: web.BaseRequest) -> str | None:
-    """Return the token of an `Authorization: Bearer` header."""
-    kind, _, token = request.headers.get("Authorization", "").partition(" ")
-    return token.strip() or None if kind.lower() == "bearer" else None
-
-
 def add_push_routes(app: web.Application, hub: Hub, verifier: TokenVerifier, settings: Settings) -> None:
-    """Serve the push protocol at `GET /v1/push` of `app`."""
+    """Serve the push protocol: by WebSocket, by server-sent events, and what goes with those."""
     door = Door(hub, verifier, settings)
     app.router.add_get(PATH, door.handle, allow_head=False)
     app.on_cleanup.append(door.stop)
+    browsers = Browsers(OriginList(settings.ws_origins))
+    streams = SseDoor(
+        hub, verifier, browsers, Tickets(settings), dead_after_s=_DEAD_AFTER_BEATS * settings.ws_heartbeat_s
+    )
+    browsers.add(app, "GET", sse.PATH, streams.open)
+    browsers.add(app, "POST", sse.TICKET_PATH, streams.issue)

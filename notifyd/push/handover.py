@@ -66,7 +66,24 @@ def check_handshake(request: web.BaseRequest) -> str:
 def hand_over(
     request: web.BaseRequest, accept: str, connection: Connection, *, dead_after_s: float
 ) -> HandedOver:
-    """Write the handshake and give the socket to `connection`; return this from the handler at once.
+    """Write the handshake and give the socket to `connection`, as `give_socket` does."""
+    offered = ",".join(request.headers.getall("Sec-WebSocket-Protocol", ()))
+    is_offered = SUBPROTOCOL in (part.strip() for part in offered.split(","))
+    head = (
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Accept: %b\r\n%b\r\n"
+        % (
+            accept.encode(),
+            b"Sec-WebSocket-Protocol: %b\r\n" % SUBPROTOCOL.encode() if is_offered else b"",
+        )
+    )
+    return give_socket(request, head, connection, dead_after_s=dead_after_s)
+
+
+def give_socket(
+    request: web.BaseRequest, head: bytes, connection: asyncio.Protocol, *, dead_after_s: float
+) -> HandedOver:
+    """Write `head` and give the socket to `connection`; return this from the handler at once.
 
     A peer that acknowledges nothing for `dead_after_s` seconds loses the connection (by the
     kernel: no ping, no timer). Raises `ConnectionResetError` when the peer is gone already.
@@ -76,16 +93,7 @@ def hand_over(
     if transport is None or transport.is_closing():
         raise ConnectionResetError("the client is gone")
     _tune(transport, dead_after_s)
-    offered = ",".join(request.headers.getall("Sec-WebSocket-Protocol", ()))
-    is_offered = SUBPROTOCOL in (part.strip() for part in offered.split(","))
-    transport.write(
-        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        b"Sec-WebSocket-Accept: %b\r\n%b\r\n"
-        % (
-            accept.encode(),
-            b"Sec-WebSocket-Protocol: %b\r\n" % SUBPROTOCOL.encode() if is_offered else b"",
-        )
-    )
+    transport.write(head)
     tail, was_held = handler._message_tail, handler._buffer_paused
     handler._message_tail = b""
     # aiohttp lets go as if the peer had left, without a transport to close.

@@ -289,10 +289,11 @@ class Hub:
     def beat(self, connection: Peer) -> None:
         """Send a heartbeat that says how far this connection has got."""
         if connection.resume is not None:
-            connection.send(Frame(encode_pos(self._cursor_of(connection))))
+            cursor = self._cursor_of(connection)
+            connection.send(Frame(encode_pos(cursor), cursor=cursor))
             return
         if self._pos is None:
-            self._pos = Frame(encode_pos(self.cursor))
+            self._pos = Frame(encode_pos(self.cursor), cursor=self.cursor)
         connection.send(self._pos)
 
     def on_no_hello(self, connection: Peer) -> None:
@@ -331,7 +332,7 @@ class Hub:
         replayed = connection.resume.replayed if connection.resume is not None else 0
         cursor = self._cursor_of(connection)
         welcome = encode_welcome(connection.session, cursor, self._heartbeat_s, replayed, missing)
-        connection.send(Frame(welcome))
+        connection.send(Frame(welcome, cursor=cursor))
 
     def _replay(self, connection: Peer, message: Message, at: str | None) -> bool:
         """Send a message to one that missed it; False where it is not to be had any more."""

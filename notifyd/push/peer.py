@@ -38,13 +38,17 @@ class Note(Protocol):
 
 
 class Frame:
-    """What is sent, encoded once and shared by all peers that get it."""
+    """What is sent, encoded once and shared by all peers that get it.
 
-    __slots__ = ("_wire", "note", "payload")
+    `cursor` is the one that a `welcome` or `pos` gives.
+    """
 
-    def __init__(self, payload: bytes, note: Note | None = None) -> None:
+    __slots__ = ("_wire", "cursor", "note", "payload")
+
+    def __init__(self, payload: bytes, note: Note | None = None, *, cursor: str | None = None) -> None:
         self.payload = payload
         self.note = note
+        self.cursor = cursor
         self._wire: bytes | None = None
 
     @property
@@ -100,6 +104,10 @@ class Peer(Acker, Protocol):
     unacked: dict[str, Unanswered] | None
     #: The hub has it on the list of those with something unacknowledged.
     is_watched: bool
+
+    @property
+    def acks_here(self) -> bool:
+        """Whether its client's acks come this way: only then is it known what to send again."""
 
     @property
     def is_paused(self) -> bool:

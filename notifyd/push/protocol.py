@@ -188,9 +188,12 @@ def encode_drain(from_ms: int, to_ms: int) -> bytes:
     return _encoder.encode({"op": "drain", "after": [from_ms, to_ms]})
 
 
-def encode_error(code: str, detail: str) -> bytes:
-    """Encode `error`, which goes before a close."""
-    return _encoder.encode({"op": "error", "code": code, "detail": detail})
+def encode_error(code: str, detail: str, *, close: int | None = None) -> bytes:
+    """Encode `error`, which goes before a close; `close` is its code, where the close itself has none."""
+    frame: dict[str, Any] = {"op": "error", "code": code, "detail": detail}
+    if close is not None:
+        frame["close"] = close
+    return _encoder.encode(frame)
 
 
 def join_frames(frames: Sequence[bytes]) -> bytes:

@@ -40,7 +40,9 @@ class Unacked:
         self._watched: deque[tuple[float, Peer]] = deque()
 
     def expect(self, connection: Peer, sent: Unanswered) -> None:
-        """Wait for a client's ack of a message that it is being sent."""
+        """Wait for a client's ack of a message that it is being sent, where it would come here."""
+        if not connection.acks_here:
+            return
         waiting = connection.unacked
         if waiting is None:
             waiting = connection.unacked = {}

@@ -8,7 +8,8 @@ from typing import Final
 
 from aiohttp import web
 
-from notifyd.push import sse
+from notifyd.push import acks, sse
+from notifyd.push.acks import AckDoor
 from notifyd.push.auth import Identity, KeysUnavailable, PermissionDenied, TokenVerifier
 from notifyd.push.connection import Connection
 from notifyd.push.handover import check_handshake, hand_over
@@ -106,3 +107,4 @@ def add_push_routes(app: web.Application, hub: Hub, verifier: TokenVerifier, set
     )
     browsers.add(app, "GET", sse.PATH, streams.open)
     browsers.add(app, "POST", sse.TICKET_PATH, streams.issue)
+    browsers.add(app, "POST", acks.PATH, AckDoor(hub, verifier).take)

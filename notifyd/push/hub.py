@@ -23,7 +23,7 @@ from notifyd.push.limits import PushLimits
 from notifyd.push.members import Members
 from notifyd.push.outbox import Outbox
 from notifyd.push.past import Past
-from notifyd.push.peer import Frame, Peer, State
+from notifyd.push.peer import Acker, Frame, Peer, State
 from notifyd.push.protocol import CloseCode, Hello, Mark, Missing, encode_drain, encode_pos, encode_welcome
 from notifyd.push.receipts import Receipts
 from notifyd.push.replay import Replays
@@ -269,6 +269,15 @@ class Hub:
         """Take a client's `ack`, `seen` or `read`."""
         self._unacked.confirm(connection, mark.ids)
         self._receipts.take(connection, mark)
+
+    def take_posted(self, sender: Acker, mark: Mark) -> None:
+        """Take an `ack`, `seen` or `read` that came by another request than a connection's own."""
+        self.count_frame(mark.op)
+        self._receipts.take(sender, mark)
+
+    def withdraw(self, sender: Acker) -> None:
+        """Forget what one that waits no longer has said, where that is possible still."""
+        self._receipts.withdraw(sender)
 
     def count_frame(self, op: str) -> None:
         """Count a frame of a client."""

@@ -132,6 +132,13 @@ class Receipts:
         if self._writer is None:
             self._writer = asyncio.create_task(self._write(), name="push receipts")
 
+    def withdraw(self, connection: Acker) -> None:
+        """Forget the marks of one that waits no longer, unless their write has begun."""
+        kept = [receipt for receipt in self._waiting if receipt.connection is not connection]
+        if len(kept) < len(self._waiting):
+            self.pending -= sum(len(r.events) for r in self._waiting) - sum(len(r.events) for r in kept)
+            self._waiting = kept
+
     async def stop(self, limit_s: float) -> None:
         """Let what waits be written for so long, then give up; unconfirmed acks come again elsewhere."""
         if self._writer is None:

@@ -148,7 +148,7 @@ async def test_pages_of_listed_origins_may_read_it_and_others_may_not():
             assert stream.response.headers["Access-Control-Allow-Origin"] == SHOP
 
 
-@pytest.mark.parametrize("path", ["/v1/push/sse", "/v1/push/ticket"])
+@pytest.mark.parametrize("path", ["/v1/push/sse", "/v1/push/ticket", "/v1/ack"])
 async def test_a_preflight_is_answered_for_listed_origins_alone(path):
     async with running_push_server(ws_origins=(SHOP,)) as server:
         asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}

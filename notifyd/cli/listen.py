@@ -41,6 +41,9 @@ def listen(
         float | None,
         typer.Option("--timeout", min=0, help="End after so many seconds; with --count unmet: exit 1."),
     ] = None,
+    sse: Annotated[
+        bool, typer.Option("--sse", help="Receive by server-sent events: another default for --url.")
+    ] = False,
     no_ack: Annotated[bool, typer.Option("--no-ack", help="Do not acknowledge what is received.")] = False,
 ) -> None:
     """Receive a user's messages on this terminal until Ctrl-C.
@@ -51,7 +54,8 @@ def listen(
     """
     settings = read_settings()
     source = _token_source(settings, user, token)
-    address = url or f"ws://localhost:{settings.http_port}/v1/push"
+    here = f"localhost:{settings.http_port}/v1/push"
+    address = url or (f"http://{here}/sse" if sse else f"ws://{here}")
     is_enough = run_async(
         _listen(address, source, as_json=as_json, count=count, timeout_s=timeout, acks=not no_ack)
     )

@@ -14,6 +14,7 @@ from typing import Any, Final, Self
 import aiohttp
 import msgspec
 
+from notifyd.client.links import Link, open_link
 from notifyd.client.receipts import OPS, Receipts
 from notifyd.errors import PermanentError
 
@@ -26,11 +27,9 @@ _BACKOFF_CAP_S: Final = 30.0
 #: A connection that lived for this long was a good one: the next failure counts as the first.
 _GOOD_S: Final = 10.0
 _CONNECT_TIMEOUT_S: Final = 10.0
-_CLOSE_TIMEOUT_S: Final = 1.0
 _ACK_LINGER_S: Final = 0.05
 #: Ids remembered to leave out what comes twice.
 _SEEN_IDS: Final = 10_000
-_MAX_FRAME_BYTES: Final = 4 * 1024 * 1024
 
 _REMEDIES: Final = {
     4401: "get another token",
@@ -60,6 +59,9 @@ class PushClient:
             if frame["op"] == "msg":
                 show(frame["message"])
     ```
+
+    With a URL that ends in `/sse` (`https://push.example/v1/push/sse`) it receives by server-sent events, for
+    networks that let no WebSocket through.
 
     `token` is a token, or a function (plain or async) that is asked for one at each connection.
     Messages that come twice are left out. With `acks` a message is acknowledged when the next
@@ -97,7 +99,7 @@ class PushClient:
         self._on_gap = on_gap
         self._session: aiohttp.ClientSession | None = None
         self._random = random_ or random.Random()
-        self._ws: aiohttp.ClientWebSocketResponse | None = None
+        self._link: Link | None = None
         self._frames: deque[Frame] = deque()
         self._receipts = Receipts()
         self._is_due = asyncio.Event()
@@ -262,24 +264,24 @@ class PushClient:
 
     async def _receive(self) -> None:
         """Wait for the next frames, over as many connections as it takes."""
-        if self._ws is None:
+        if self._link is None:
             await self._connect()
             return
         silence_s = 2 * self._heartbeat_s + 5
         wait_s = silence_s if self._move_at is None else max(0.001, self._move_at - self._now())
         try:
-            got = await self._ws.receive(timeout=min(wait_s, silence_s))
+            text = await self._link.receive(min(wait_s, silence_s))
         except TimeoutError:
             if self._move_at is not None and self._now() >= self._move_at:
                 await self._leave("moving to another server", wait_s=0.0)
             elif wait_s >= silence_s:
                 await self._leave("no sign of life")
             return
-        if got.type is aiohttp.WSMsgType.TEXT:
-            parsed = msgspec.json.decode(got.data)
+        if text is not None:
+            parsed = msgspec.json.decode(text)
             self._frames.extend(parsed if isinstance(parsed, list) else [parsed])
             return
-        code = self._ws.close_code or 1006
+        code = self._link.close_code
         if 4400 <= code <= 4499:
             self._is_closed = True
             await self._drop()
@@ -303,13 +305,7 @@ class PushClient:
                     token = await token
                 if self._session is None:
                     self._session = aiohttp.ClientSession()
-                self._ws = await self._session.ws_connect(
-                    self.url,
-                    protocols=("notifyd.v1",),
-                    max_msg_size=_MAX_FRAME_BYTES,
-                    timeout=aiohttp.ClientWSTimeout(ws_close=_CLOSE_TIMEOUT_S),
-                )
-                await self._ws.send_json(self._hello(token))
+                self._link = await open_link(self._session, self.url, token, self._hello())
         except aiohttp.WSServerHandshakeError as error:
             await self._leave(f"HTTP {error.status} from {self.url}")
         except (OSError, TimeoutError, aiohttp.ClientError) as error:
@@ -317,16 +313,16 @@ class PushClient:
         else:
             self._last_error = {}
             self._heartbeat_s = _CONNECT_TIMEOUT_S
-            self._sender = asyncio.create_task(self._send_receipts(self._ws), name="push acks")
+            self._sender = asyncio.create_task(self._send_receipts(self._link), name="push acks")
 
-    def _hello(self, token: str) -> Frame:
-        hello: Frame = {"op": "hello", "token": token, "content": self._reads, "ack": self._acks}
+    def _hello(self) -> Frame:
+        hello: Frame = {"op": "hello", "content": self._reads, "ack": self._acks}
         if self.cursor is not None:
             hello["cursor"] = self.cursor
             hello["at"] = [f"{partition}:{offset}" for partition, offset in self._at.items()]
         return hello
 
-    async def _send_receipts(self, ws: aiohttp.ClientWebSocketResponse) -> None:
+    async def _send_receipts(self, link: Link) -> None:
         """Send what is due in batches; ends with its connection, and what was lost is sent by the next."""
         with contextlib.suppress(ConnectionError, aiohttp.ClientError):
             while True:
@@ -338,7 +334,7 @@ class PushClient:
                 await asyncio.sleep(_ACK_LINGER_S)
                 self._is_due.clear()
                 for frame in self._receipts.take():
-                    await ws.send_json(frame)
+                    await link.send(frame)
 
     async def _leave(self, why: str, *, wait_s: float | None = None) -> None:
         """Let go of the connection and choose the moment of the next: by backoff unless told."""
@@ -353,13 +349,13 @@ class PushClient:
         self._say("waiting", f"{why}; again in {wait_s:.1f} s")
 
     async def _drop(self) -> None:
-        sender, ws = self._sender, self._ws
-        self._sender = self._ws = self._opened_at = self._move_at = None
+        sender, link = self._sender, self._link
+        self._sender = self._link = self._opened_at = self._move_at = None
         if sender is not None:
             sender.cancel()
             await asyncio.gather(sender, return_exceptions=True)
-        if ws is not None:
-            await ws.close()
+        if link is not None:
+            await link.close()
 
     def _say(self, state: str, detail: str) -> None:
         if self._on_state is not None:

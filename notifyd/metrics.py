@@ -128,6 +128,15 @@ class Metrics:
         self.resent = self._counter(
             "notifyd_ws_messages_resent_total", "Messages sent again because nobody acknowledged them."
         )
+        self.signals_written = self._counter(
+            "notifyd_ws_signals_written_total", "Records that tell a user's other devices what one did."
+        )
+        self.signals_dropped = self._counter(
+            "notifyd_ws_signals_dropped_total", "Changed ids that other devices were not told of.", "reason"
+        )
+        self.states_sent = self._counter(
+            "notifyd_ws_states_sent_total", "Times that a connection was told what another device did."
+        )
         self.window_bytes = self._gauge(
             "notifyd_ws_window_bytes", "Memory of the messages kept for clients that come back, estimated."
         )

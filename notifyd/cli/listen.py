@@ -88,7 +88,7 @@ async def _listen(
     """Print frames until `count` messages came or the time is over; False when too few came."""
     from notifyd.client import PushClient
 
-    async with PushClient(url, source, acks=acks, on_state=_say_state) as client:
+    async with PushClient(url, source, acks=acks, on_connection=_say_state) as client:
         try:
             async with asyncio.timeout(timeout_s):
                 await _print_frames(client, as_json, count)
@@ -105,6 +105,8 @@ async def _print_frames(client: PushClient, as_json: bool, count: int | None) ->
             emit_json(frame)
         elif is_message:
             emit(_line_of(frame["message"]))
+        elif frame["op"] == "state":
+            note(f"notifyd: {frame['set']} on another device: {_printable(', '.join(frame['ids']))}")
         elif frame["op"] == "welcome" and frame.get("missing") == "inbox":
             note("notifyd: messages from while you were away are in the inbox")
         received += is_message

@@ -33,6 +33,7 @@ _COMMANDS: Final = (
     ("run", "run", "run", _OPERATE),
     ("trace", "trace", "trace", _OPERATE),
     ("dlq", "dlq", "app", _OPERATE),
+    ("sessions", "sessions", "app", _OPERATE),
     ("topics", "topics", "app", _SETUP),
     ("migrate", "migrate", "migrate", _SETUP),
     ("config", "config", "config", _SETUP),

@@ -70,8 +70,10 @@ class PushClient:
     who wants to go on later from here: it never claims more than what was iterated over.
     `on_gap`, plain or async, gets the `welcome` of a server that cannot say what was missed, and reads
     the inbox; the cursor moves when it has returned, and where it raises the gap is kept for the
-    next connection. Without it the gap is told by that frame alone. `on_state` gets `connecting`,
-    `open`, `waiting` or `closed`, and a detail for people. Raises `PushClosed` when coming again cannot help.
+    next connection. Without it the gap is told by that frame alone. `on_state`, plain or async, gets each
+    `state` frame: what another device of the user did to messages, perhaps to one that comes later.
+    `on_connection` gets `connecting`, `open`, `waiting` or `closed`, and a detail for people. Raises
+    `PushClosed` when coming again cannot help.
     """
 
     def __init__(
@@ -84,7 +86,8 @@ class PushClient:
         acks: bool = True,
         acks_itself: bool = True,
         confirm_s: float = 2.0,
-        on_state: Callable[[str, str], None] | None = None,
+        on_connection: Callable[[str, str], None] | None = None,
+        on_state: Callable[[Frame], Awaitable[None] | None] | None = None,
         on_gap: Callable[[Frame], Awaitable[None] | None] | None = None,
         random_: random.Random | None = None,
     ) -> None:
@@ -95,6 +98,7 @@ class PushClient:
         self._acks = acks
         self._acks_itself = acks and acks_itself
         self._confirm_s = confirm_s
+        self._on_connection = on_connection
         self._on_state = on_state
         self._on_gap = on_gap
         self._session: aiohttp.ClientSession | None = None
@@ -139,6 +143,10 @@ class PushClient:
                 frame = self._frames.popleft()
                 if frame.get("op") == "welcome" and frame.get("missing") == "inbox":
                     await self._fill_gap(frame)
+                if frame.get("op") == "state" and self._on_state is not None:
+                    result = self._on_state(frame)
+                    if inspect.isawaitable(result):
+                        await result
                 if self._take(frame):
                     return frame
             await self._receive()
@@ -173,8 +181,9 @@ class PushClient:
                         frame = self._frames.popleft()
                         if frame.get("op") == "welcome":
                             self._open(frame)
-                        # What moves the cursor waits for its turn behind what it covers.
-                        if frame.get("op") in {"msg", "welcome", "pos"}:
+                        # What moves the cursor waits for its turn behind what it covers, and what another
+                        # device says of a message for its turn behind that.
+                        if frame.get("op") in {"msg", "state", "welcome", "pos"}:
                             kept.append(frame)
                         else:
                             self._take(frame)
@@ -358,8 +367,8 @@ class PushClient:
             await link.close()
 
     def _say(self, state: str, detail: str) -> None:
-        if self._on_state is not None:
-            self._on_state(state, detail)
+        if self._on_connection is not None:
+            self._on_connection(state, detail)
 
     @staticmethod
     def _now() -> float:

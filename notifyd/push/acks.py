@@ -31,10 +31,10 @@ _MAX_ERRORS: Final = 20
 class Posted:
     """One request, as receipts see who acknowledges: it waits for an `ok` to each of its marks."""
 
-    def __init__(self, user: str, count: int) -> None:
+    def __init__(self, user: str, session: str, count: int) -> None:
         self.state = State.OPEN
         self.user = user
-        self.session = ""
+        self.session = session
         self.unconfirmed = 0
         self._left = count
         self._answered = asyncio.get_running_loop().create_future()
@@ -93,7 +93,7 @@ class AckDoor:
         """Answer once Kafka has the events; raises `Refusal`."""
         self._check_open()
         identity = await identify(self._verifier, request)
-        marks = read_marks(await _read_body(request))
+        session, marks = read_marks(await _read_body(request))
         # Reading took time.
         self._check_open()
         count = sum(len(mark.ids) for mark in marks)
@@ -103,7 +103,7 @@ class AckDoor:
             raise Refusal(429, "too_many_acks", detail, headers={"Retry-After": "1"})
         self._waiting[identity.user] = waiting + count
         try:
-            return await self._confirm(Posted(identity.user, len(marks)), marks)
+            return await self._confirm(Posted(identity.user, session, len(marks)), marks)
         finally:
             self._waiting[identity.user] -= count
             if not self._waiting[identity.user]:
@@ -130,10 +130,11 @@ class AckDoor:
             raise try_later("overloaded", "too many acks wait for the broker", after_s=5)
 
 
-def read_marks(body: bytes) -> list[Mark]:
-    """Read `{"ack": [ids], "seen": [ids], "read": [ids]}`, at least one of them.
+def read_marks(body: bytes) -> tuple[str, list[Mark]]:
+    """Read `{"ack": [ids], "seen": [ids], "read": [ids]}`, at least one of them, and whose `session` it is.
 
-    Other names are ignored. Raises `Refusal` (400) with a pointer to each wrong part.
+    That is "" where none is named. Other names are ignored. Raises `Refusal` (400) with a pointer to each
+    wrong part.
     """
     try:
         parsed: Any = msgspec.json.decode(body)
@@ -148,11 +149,14 @@ def read_marks(body: bytes) -> list[Mark]:
             errors += found
             if not found:
                 marks.append(Mark(cast("MarkOp", op), parsed[op]))
+    session = parsed.get("session", "")
+    if not isinstance(session, str) or len(session) > _MAX_ID_CHARS:
+        errors.append({"pointer": "/session", "detail": "is no session of a welcome"})
     if errors:
         raise _bad_body(errors)
     if not marks:
         raise _bad_body([{"pointer": "", "detail": f"names none of {', '.join(STAGE_OF)}"}])
-    return marks
+    return session, marks
 
 
 def _faults_of(op: str, ids: Any) -> list[Mapping[str, str]]:

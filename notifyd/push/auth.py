@@ -54,11 +54,12 @@ class KeysUnavailable(TransientError):
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A verified client. `expires_at_s` is seconds since 1970."""
+    """A verified client. Times are seconds since 1970; `issued_at_s` is 0 where the token does not say."""
 
     user: str
     scopes: frozenset[str]
     expires_at_s: float
+    issued_at_s: float = 0.0
 
     def require(self, scope: str) -> None:
         """Raise `PermissionDenied` (reason `missing_scope`) unless the token carries `scope`."""
@@ -186,7 +187,9 @@ class TokenVerifier:
             raise PermissionDenied("the token's `scope` is no string", reason="bad_token")
         if exp <= self._now():
             raise PermissionDenied("the token has expired", reason="token_expired")
-        return Identity(user, frozenset(scope.split()) & frozenset(SCOPES), exp)
+        # A time that is not told is one before any end of sessions.
+        issued_at_s = float(claims.get("iat", 0.0))
+        return Identity(user, frozenset(scope.split()) & frozenset(SCOPES), exp, issued_at_s)
 
     async def _refresh(self) -> None:
         """Fetch the keys, one fetch at a time for all who wait; failures leave the old ones."""

@@ -60,6 +60,7 @@ class Connection(asyncio.Protocol):
         "expires_at_s",
         "is_dirty",
         "is_watched",
+        "issued_at_s",
         "reads",
         "resume",
         "session",
@@ -90,6 +91,7 @@ class Connection(asyncio.Protocol):
         self.reads: tuple[str, ...] = ("1",)
         self.wants_acks = True
         self.expires_at_s = float("inf")
+        self.issued_at_s = 0.0
         #: When the sweep looks at this connection next, by the loop's clock.
         self.due_at = 0.0
         #: The hub has it on the list of those to flush.

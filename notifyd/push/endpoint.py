@@ -93,7 +93,9 @@ class Door:
             self._join(connection, identity, hello)
 
     def _join(self, connection: Connection, identity: Identity, hello: Hello) -> None:
-        self._hub.join(connection, identity.user, identity.expires_at_s, hello)
+        self._hub.join(
+            connection, identity.user, identity.expires_at_s, hello, issued_at_s=identity.issued_at_s
+        )
 
 
 def add_push_routes(app: web.Application, hub: Hub, verifier: TokenVerifier, settings: Settings) -> None:

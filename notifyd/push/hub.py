@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Final
 
 from notifyd.delivery.event import EventSink
+from notifyd.delivery.signal import SignalSink
 from notifyd.log import get_logger
 from notifyd.message.envelope import Message
 from notifyd.metrics import Metrics
@@ -28,6 +29,7 @@ from notifyd.push.protocol import CloseCode, Hello, Mark, Missing, encode_drain,
 from notifyd.push.receipts import Receipts
 from notifyd.push.replay import Replays
 from notifyd.push.resume import SKIP
+from notifyd.push.signals import ENDED, Signals
 from notifyd.push.sweep import EXPIRY_LEAD_S, Sweep
 from notifyd.push.unacked import Unacked, Unanswered
 from notifyd.push.window import Window
@@ -42,8 +44,8 @@ _log = get_logger(component="push")
 class Hub:
     """Connections by user. Used from one event loop; nothing here waits but `drain`.
 
-    `log_end` tells the offset after the last record of a partition, as far as it is known; `past` has
-    the messages that are older than the window.
+    `signals` passes on what clients saw and read. `log_end` tells the offset after the last record of a
+    partition, as far as it is known; `past` has the messages that are older than the window.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Hub:
         incarnation: str = "",
         log_end: Callable[[int], int] = lambda partition: 0,
         past: Past | None = None,
+        signals: SignalSink | None = None,
         now: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -69,6 +72,7 @@ class Hub:
         self._members = Members(metrics)
         self._pos: Frame | None = None
         self._cursor: str | None = None
+        self._signals = Signals(self._members, metrics)
         self._window = Window(settings.ws_window_bytes, settings.ws_window_s)
         self._encoder = Encoder(metrics, now=now)
         self._unacked = Unacked(self._send_again)
@@ -93,6 +97,7 @@ class Hub:
             oldest_s=settings.topic_retention_s,
             ahead_s=settings.message_max_ahead_s,
             now=now,
+            signals=signals,
         )
         self._sweep = Sweep(
             self,
@@ -188,6 +193,10 @@ class Hub:
             self._window.advance(partition, end)
             self._moved()
 
+    def take_signal(self, key: bytes | None, value: bytes | None) -> None:
+        """Tell a user's connections what a record of the signals topic says."""
+        self._signals.take(key, value)
+
     @property
     def cursor(self) -> str:
         """The place of a client that has got everything so far, encoded."""
@@ -202,17 +211,23 @@ class Hub:
         self._members.accept(connection)
         self._sweep.await_hello(connection)
 
-    def join(self, connection: Peer, user: str, expires_at_s: float, hello: Hello) -> None:
+    def join(
+        self, connection: Peer, user: str, expires_at_s: float, hello: Hello, *, issued_at_s: float = 0.0
+    ) -> None:
         """Open a verified connection and welcome it, or refuse it."""
         if connection.state is not State.VERIFYING:
             return
         if self.is_draining:
             connection.close(CloseCode.GOING_AWAY)
             return
+        if self._signals.is_ended(user, issued_at_s):
+            connection.close(CloseCode.UNAUTHORISED, ENDED)
+            return
         limit = self.limits.max_connections_per_user
         if len(self._members.of(user)) >= limit:
             connection.close(CloseCode.TOO_MANY_CONNECTIONS, f"a user has at most {limit} connections here")
             return
+        connection.issued_at_s = issued_at_s
         connection.open(user, secrets.token_urlsafe(9), hello, expires_at_s)
         self._members.join(connection)
         self._sweep.add(connection)

@@ -94,6 +94,8 @@ class Peer(Acker, Protocol):
     wants_acks: bool
     #: When its token ends, in seconds since 1970.
     expires_at_s: float
+    #: When its token was issued, in seconds since 1970; 0 where it does not say.
+    issued_at_s: float
     #: When the sweep looks at it next, by the loop's clock.
     due_at: float
     #: The hub has it on the list of those to flush.

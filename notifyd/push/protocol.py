@@ -178,6 +178,11 @@ def encode_ok(op: MarkOp, ids: Sequence[str], refused: Sequence[str] = ()) -> by
     return _encoder.encode(frame)
 
 
+def encode_state(ids: Sequence[str], changed: str) -> bytes:
+    """Encode `state`: another device of the user has `changed` (`seen`, `read`, `archived`) these."""
+    return _encoder.encode({"op": "state", "ids": ids, "set": changed})
+
+
 def encode_pos(cursor: str) -> bytes:
     """Encode `pos`: everything up to this cursor was sent."""
     return _encoder.encode({"op": "pos", "cursor": cursor})

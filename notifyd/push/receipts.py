@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from notifyd.delivery.event import Event, EventSink
+from notifyd.delivery.signal import SignalSink
 from notifyd.errors import TransientError
 from notifyd.log import get_logger
 from notifyd.message.envelope import Message
@@ -67,8 +68,10 @@ class Receipts:
         oldest_s: float,
         ahead_s: float,
         now: Callable[[], float],
+        signals: SignalSink | None = None,
     ) -> None:
         self._sink = events
+        self._signals = signals
         self._metrics = metrics
         self._pod = pod
         self._oldest = datetime.timedelta(seconds=oldest_s, days=1)
@@ -223,6 +226,9 @@ class Receipts:
         if is_written:
             self._metrics.acked.inc(len(receipt.events))
             self._confirm(receipt)
+            if self._signals is not None and receipt.mark.op != "ack":
+                peer = receipt.connection
+                self._signals.post(peer.user, receipt.mark.op, receipt.confirmed, peer.session)
         elif receipt.connection.state is State.OPEN:
             # The client keeps what was not confirmed and sends it again.
             receipt.connection.close(CloseCode.INTERNAL, "acks could not be stored")

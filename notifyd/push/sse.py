@@ -68,7 +68,7 @@ class SseDoor:
         head = encode_head({**_HEADERS, **self._browsers.headers(request)})
         stream = EventStream(self._hub)
         self._hub.accept(stream)
-        self._hub.join(stream, identity.user, identity.expires_at_s, hello)
+        self._hub.join(stream, identity.user, identity.expires_at_s, hello, issued_at_s=identity.issued_at_s)
         if stream.refusal is not None:
             stream.connection_lost(None)
             raise _refusal_of(*stream.refusal)

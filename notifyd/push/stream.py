@@ -41,6 +41,7 @@ class EventStream(asyncio.Protocol):
         "expires_at_s",
         "is_dirty",
         "is_watched",
+        "issued_at_s",
         "reads",
         "refusal",
         "resume",
@@ -67,6 +68,7 @@ class EventStream(asyncio.Protocol):
         self.reads: tuple[str, ...] = ("1",)
         self.wants_acks = True
         self.expires_at_s = float("inf")
+        self.issued_at_s = 0.0
         self.due_at = 0.0
         self.is_dirty = False
         self.unconfirmed = 0

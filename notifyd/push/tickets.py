@@ -55,6 +55,7 @@ class Tickets:
             "sub": identity.user,
             "exp": self._now() + TTL_S,
             "jti": secrets.token_urlsafe(12),
+            "begin": identity.issued_at_s,
             "end": identity.expires_at_s,
         }
         return jwt.encode(claims, self._need_key(), algorithm=_ALGORITHM)
@@ -71,7 +72,8 @@ class Tickets:
             # The time is judged by our own clock below.
             claims = jwt.decode(ticket, key, algorithms=[_ALGORITHM], options={"verify_exp": False})
             user, ends_at, number = str(claims["sub"]), float(claims["exp"]), str(claims["jti"])
-            identity = Identity(user, frozenset(), float(claims["end"]))
+            begun_at, over_at = float(claims.get("begin", 0.0)), float(claims["end"])
+            identity = Identity(user, frozenset(), over_at, begun_at)
         except (jwt.PyJWTError, KeyError, ValueError, TypeError, OverflowError, RecursionError):
             # The library's text is left out: nothing of a ticket may reach a log.
             raise PermissionDenied("the ticket is not valid", reason="bad_ticket") from None

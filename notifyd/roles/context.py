@@ -16,6 +16,7 @@ from notifyd.settings import Settings
 from notifyd.stream.dead_letter import DeadLetters
 from notifyd.stream.events import EventWriter
 from notifyd.stream.producer import Producer
+from notifyd.stream.signals import SignalWriter
 from notifyd.stream.topics import Topics
 
 
@@ -36,11 +37,15 @@ class RoleContext:
         """Return a writer of events in the name of `role`."""
         return EventWriter(self.producer, self.topics, self.settings, self.metrics, role=role)
 
-    async def flush(self, events: EventWriter) -> None:
-        """Send what `events` still holds; what the broker does not take in time is given up."""
+    def signals(self) -> SignalWriter:
+        """Return a writer of what users' other devices are to learn."""
+        return SignalWriter(self.producer, self.topics, self.settings, self.metrics)
+
+    async def flush(self, *writers: EventWriter | SignalWriter) -> None:
+        """Send what these still hold; what the broker does not take in time is given up."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self.settings.stop_step_s / 2):
-                await events.stop()
+                await asyncio.gather(*(writer.stop() for writer in writers))
 
     def dead_letters(self) -> DeadLetters:
         """Return a writer of dead letters."""

@@ -55,12 +55,14 @@ class WsRole(StreamingRole):
                 back_s=settings.ws_window_s,
                 # More of one partition would not fit into the window.
                 back_records=settings.ws_window_bytes // ENTRY_BYTES,
+                live=frozenset({context.topics.signals}),
                 on_starts=self._on_starts,
             ),
             commits=False,
         )
         super().__init__(context, options)
         self._events = context.events(self.name)
+        self._signals = context.signals()
         self._past = StoredMessages(context, self._firsts) if settings.database_url is not None else None
         self._hub = Hub(
             settings,
@@ -70,12 +72,14 @@ class WsRole(StreamingRole):
             incarnation=context.incarnation,
             log_end=self._log_end,
             past=self._past,
+            signals=self._signals,
         )
         self._verifier = TokenVerifier(settings)
         self._unread: dict[int, int] | None = None
         self._continued: dict[int, int] = {}
         add_push_routes(context.public, self._hub, self._verifier, settings)
         self.app.add_agent([context.topics.messages], self._read, name="ws")
+        self.app.add_agent([context.topics.signals], self._read_signals, name="ws signals")
 
     @staticmethod
     def check(settings: Settings, metrics: Metrics) -> None:
@@ -97,7 +101,7 @@ class WsRole(StreamingRole):
         await self._verifier.stop()
         if self._past is not None:
             await self._past.stop()
-        await self.context.flush(self._events)
+        await self.context.flush(self._events, self._signals)
 
     @property
     def waits_for(self) -> list[str]:
@@ -107,9 +111,10 @@ class WsRole(StreamingRole):
     # Reading
 
     def _on_starts(self, starts: Mapping[TP, Start]) -> None:
-        if self._unread is None:
-            self._unread = {tp.partition: start.end for tp, start in starts.items()}
-        for tp, start in starts.items():
+        messages = {tp: start for tp, start in starts.items() if tp.topic == self.context.topics.messages}
+        if self._unread is None and messages:
+            self._unread = {tp.partition: start.end for tp, start in messages.items()}
+        for tp, start in messages.items():
             position = self._hub.position(tp.partition)
             if position is None or start.end < position:
                 self._hub.begin(tp.partition, start.offset)
@@ -151,6 +156,17 @@ class WsRole(StreamingRole):
                     await asyncio.sleep(0)  # heartbeats, of clients and of Kafka, have their turn
                     began = clock()
             self._hub.advance(partition, batch.end)
+            batch.ack_all()
+
+    async def _read_signals(self, stream: AsyncIterator[Batch]) -> None:
+        clock = asyncio.get_running_loop().time
+        async for batch in stream:
+            began = clock()
+            for record in batch.records:
+                self._hub.take_signal(record.key, record.value)
+                if clock() - began > _TURN_S:
+                    await asyncio.sleep(0)
+                    began = clock()
             batch.ack_all()
 
     def _push(self, record: Record) -> None:

@@ -39,14 +39,15 @@ class StartPlan:
     """How a role starts its partitions.
 
     `places` overrides the group's committed offsets (`persist` starts at its marks).
-    `back_s` starts at the records of so many seconds ago, `back_records` before the end at most (`ws`):
-    partitions that appear later start at 0, and those that come back after a rebalance where
-    reading stopped. `on_starts` is then told each time, before anything is read.
+    `back_s` starts at the records of so many seconds ago, `back_records` before the end at most (`ws`), and
+    topics of `live` at their end: partitions that appear later start at 0, and those that come back after a
+    rebalance where reading stopped. `on_starts` is then told each time, before anything is read.
     """
 
     places: Places | None = None
     back_s: float | None = None
     back_records: int = 1_000_000
+    live: frozenset[str] = frozenset()
     on_starts: Callable[[Mapping[TP, Start]], None] | None = None
 
 
@@ -103,12 +104,14 @@ async def _plan_back(  # noqa: PLR0917
 ) -> dict[TP, Start]:
     # One that was given to us before and never read is no later one.
     fresh = [tp for tp in tps if tp not in last_position and (not known or tp in known)]
-    back = await _offsets_back(client, fresh, back_s)
+    back = await _offsets_back(client, [tp for tp in fresh if tp.topic not in plan.live], back_s)
     planned = {}
     for tp in tps:
         stopped_at = last_position.get(tp)
         if stopped_at is not None:
             offset = stopped_at
+        elif tp in fresh and tp.topic in plan.live:
+            offset = end[tp]
         elif tp in fresh:
             offset = max(back.get(tp, end[tp]), end[tp] - plan.back_records)
         else:

@@ -117,7 +117,7 @@ async def test_a_server_that_comes_late_is_waited_for(unused_tcp_port: int):
     server = PushServer(push_settings())
     url = f"ws://127.0.0.1:{unused_tcp_port}/v1/push"
     client = PushClient(
-        url, server.token, random_=_AtOnce(), on_state=lambda state, detail: states.append(state)
+        url, server.token, random_=_AtOnce(), on_connection=lambda state, detail: states.append(state)
     )
     async with client:
         reading = asyncio.create_task(next_op(client, "welcome"))

@@ -41,11 +41,11 @@ class Device:
         self._client = PushClient(
             next(self._urls),
             issue_token(settings, user, ttl_s=_TOKEN_TTL_S),
-            on_state=self._on_state,
+            on_connection=self._on_connection,
             random_=self._chance,
         )
 
-    def _on_state(self, state: str, _: str) -> None:
+    def _on_connection(self, state: str, _: str) -> None:
         self._journal.write("state", now_ms(), self._user, state)
         if state == "waiting":
             self._client.url = next(self._urls)

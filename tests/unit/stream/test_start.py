@@ -48,6 +48,15 @@ async def test_the_first_assignment_starts_a_while_back():
     assert await plan(FakeClient()) == {A: Start(80, 100, False), B: Start(80, 100, False)}
 
 
+async def test_a_live_topic_starts_at_its_end_then_goes_on_and_its_later_partitions_start_at_their_first():
+    live = {"live": frozenset({"messages"})}
+    assert await plan(FakeClient(), **live) == {A: Start(100, 100, False), B: Start(100, 100, False)}
+    assert await plan(FakeClient(), known=[A], last={A: 90}, **live) == {
+        A: Start(90, 100, True),
+        B: Start(5, 100, False),
+    }
+
+
 async def test_where_nothing_is_that_young_it_starts_at_the_end():
     assert (await plan(FakeClient(None)))[A] == Start(100, 100, False)
 

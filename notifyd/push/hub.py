@@ -157,7 +157,7 @@ class Hub:
         targets = [here for user in message.recipients if (here := self._members.of(user))]
         if not targets or not self._encoder.is_due(message):
             return 0
-        if not self._receipts.remember(message):
+        if not self._receipts.remember(message, (partition, offset)):
             self._metrics.invalid.labels(role="ws", reason="id_conflict").inc()
             return 0
         # An older place than we have been at (the reader went back) has no `at`: `at` only rises.
@@ -358,9 +358,11 @@ class Hub:
         welcome = encode_welcome(connection.session, cursor, self._heartbeat_s, replayed, missing)
         connection.send(Frame(welcome, cursor=cursor))
 
-    def _replay(self, connection: Peer, message: Message, at: str | None) -> bool:
+    def _replay(
+        self, connection: Peer, message: Message, at: str | None, place: tuple[int, int] | None
+    ) -> bool:
         """Send a message to one that missed it; False where it is not to be had any more."""
-        if not self._encoder.is_due(message) or not self._receipts.remember(message):
+        if not self._encoder.is_due(message) or not self._receipts.remember(message, place):
             return False
         frame = self._encoder.encode_again(message, connection.reads, at, self._outbox.note_of_past)
         if frame is None or not connection.send(frame):

@@ -28,6 +28,8 @@ PAGE: Final = 100
 _BACKOFF_CAP_S: Final = 30.0
 
 Ranges = Mapping[int, tuple[int, int]]
+#: Sends a message with its `at`; the place is its partition and offset, None for one that was stored.
+Deliver = Callable[[Peer, Message, str | None, tuple[int, int] | None], bool]
 
 _log = get_logger(component="push")
 
@@ -76,7 +78,7 @@ class PastReader:
         max_replayed: int,
         unsent_bytes: int,
         monotonic: Callable[[], float],
-        deliver: Callable[[Peer, Message, str | None], bool],
+        deliver: Deliver,
         done: Callable[[Peer, Resume, Missing | None], None],
     ) -> None:
         self._past = past
@@ -177,7 +179,7 @@ class PastReader:
                 self._wait(connection, 0.0)
                 return
             resume.past_count += 1
-            if self._deliver(connection, one.message, None):
+            if self._deliver(connection, one.message, None, None):
                 resume.replayed += 1
             if connection.state is not State.OPEN:
                 return

@@ -40,11 +40,12 @@ _log = get_logger(component="push")
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What an ack of a message needs of it."""
+    """What an ack of a message needs of it, and where it stood: None for one read from the database."""
 
     day: str
     digest: str
     recipients: tuple[str, ...]
+    place: tuple[int, int] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,19 +78,34 @@ class Receipts:
         self._oldest = datetime.timedelta(seconds=oldest_s, days=1)
         self._ahead = datetime.timedelta(seconds=ahead_s, days=1)
         self._now = now
-        self._recent: OrderedDict[str, Known] = OrderedDict()
+        #: By id. More than one where the id was taken for other bytes too, and who was first is open.
+        self._recent: OrderedDict[str, tuple[Known, ...]] = OrderedDict()
         self._waiting: list[_Receipt] = []
         self._held: list[Acker] = []
         self._writer: asyncio.Task[None] | None = None
         #: Ids accepted from clients and not yet durable.
         self.pending = 0
 
-    def remember(self, message: Message) -> bool:
-        """Keep what an ack of this message will need; False when its id is another message's lately."""
-        known = self._recent.get(message.id)
-        if known is not None:
-            return known.digest == message.digest
-        self._recent[message.id] = Known(message.day.isoformat(), message.digest, message.recipients)
+    def remember(self, message: Message, place: tuple[int, int] | None) -> bool:
+        """Keep what an ack of this message will need; False when its id is another message's for sure.
+
+        `place` its partition and offset; None for one from the database, where `persist` has decided. Of
+        two messages with one id the first is the right one. Within a partition all read in one order, so
+        the later is refused here as there; of two partitions nobody but `persist` knows, and to
+        push a wrong one as well is better than to keep the right one from its user.
+        """
+        known = self._recent.get(message.id, ())
+        if known:
+            if any(one.digest == message.digest for one in known):
+                return True
+            if place is None:
+                known = ()
+            elif any(_is_before(one, place) for one in known):
+                return False
+            else:
+                known = tuple(one for one in known if one.place is None or one.place[0] != place[0])
+        fresh = Known(message.day.isoformat(), message.digest, message.recipients, place)
+        self._recent[message.id] = (*known, fresh)
         if len(self._recent) > RECENT_MESSAGES:
             self._recent.popitem(last=False)
         return True
@@ -166,7 +182,9 @@ class Receipts:
             return None
         known = self._recent.get(message_id)
         if known is not None:
-            return (message_id, known.day, known.digest) if user in known.recipients else None
+            addressed = [(message_id, one.day, one.digest) for one in known if user in one.recipients]
+            # Which of several the client has shown, its ack does not say.
+            return (*addressed[0][:2], "") if len(addressed) > 1 else next(iter(addressed), None)
         day = day_of_v7(parsed)
         if day is None:
             return None
@@ -241,6 +259,10 @@ class Receipts:
             if connection.unconfirmed <= MAX_UNCONFIRMED // 2:
                 connection.release()
         self._held = still
+
+
+def _is_before(one: Known, place: tuple[int, int]) -> bool:
+    return one.place is None or (one.place[0] == place[0] and one.place[1] < place[1])
 
 
 def day_of(at_s: float) -> datetime.date:

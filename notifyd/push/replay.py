@@ -12,8 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from notifyd.message.envelope import Message
-from notifyd.push.past import Past, PastReader
+from notifyd.push.past import Deliver, Past, PastReader
 from notifyd.push.peer import JOIN_BYTES, Peer, State
 from notifyd.push.protocol import Hello, Missing
 from notifyd.push.resume import SKIP, Resume, read_place
@@ -34,8 +33,8 @@ _PAUSE_S: Final = 0.01
 class Replays:
     """The connections of one hub that catch up.
 
-    `deliver` sends a message with its `at` to a connection; `welcome` ends the replay of one. `past` has what
-    is older than the window, where there is such a thing.
+    `deliver` sends a message with its `at` to a connection; `welcome` ends the replay of one. `past` has
+    what is older than the window, where there is such a thing.
     """
 
     def __init__(
@@ -46,7 +45,7 @@ class Replays:
         log_end: Callable[[int], int],
         max_unsent_bytes: int,
         monotonic: Callable[[], float],
-        deliver: Callable[[Peer, Message, str | None], bool],
+        deliver: Deliver,
         welcome: Callable[[Peer, Missing | None], None],
         past: Past | None = None,
     ) -> None:
@@ -165,7 +164,7 @@ class Replays:
             at = resume.at_of(entry.partition, entry.offset)
             if at is SKIP:
                 continue
-            if self._deliver(connection, entry.message, at):
+            if self._deliver(connection, entry.message, at, (entry.partition, entry.offset)):
                 resume.replayed += 1
             resume.passed(entry.partition, entry.offset)
         if connection.state is not State.OPEN:

@@ -295,7 +295,7 @@ async def test_only_so_many_messages_are_remembered(world):
     known = receipts._recent
     for n in range(RECENT_MESSAGES):
         known[f"{n}"] = None  # type: ignore[assignment]
-    assert receipts.remember(message)
+    assert receipts.remember(message, (0, 0))
     assert len(known) == RECENT_MESSAGES
     assert "0" not in known
     assert message.id in known

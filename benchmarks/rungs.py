@@ -166,6 +166,8 @@ def main() -> int:
                 "NOTIFYD_ADMIN_PORT": "0",
                 "NOTIFYD_TOPIC_REPLICATION": "1",
                 "NOTIFYD_STUB_SCRIPT": "retry",
+                # Or their sender is paused, for so many die.
+                "NOTIFYD_PAUSE_MIN_DEAD": "1000000",
                 "NOTIFYD_RETRY_MAX_ATTEMPTS": str(args.attempts),
             }
             subprocess.run(

@@ -106,6 +106,20 @@ class Metrics:
             "notifyd_events_dropped_total", "Events that may be lost and were, by reason.", "reason"
         )
 
+        self.sweep_leader = self._gauge(
+            "notifyd_sweep_leader", "1 in the process that sweeps, 0 in a standby."
+        )
+        self.sweep_verdicts = self._counter(
+            "notifyd_sweep_verdicts_total",
+            "What became of deliveries past their deadline, by verdict and reason.",
+            "verdict",
+            "reason",
+        )
+        self.mark_lag = self._gauge(
+            "notifyd_mark_lag_seconds",
+            "Age of the moment up to which the sweep knows all events to be stored.",
+        )
+
     def _push(self) -> None:
         self.connections = self._gauge("notifyd_ws_connections", "Open push connections.")
         self.connections_opened = self._counter(

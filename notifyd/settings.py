@@ -178,6 +178,16 @@ class Settings(BaseSettings):
         "", description="What the stub channel answers in turn, e.g. `retry,retry,done`; empty: done."
     )
 
+    # Sweep
+    sweep_check_after_s: float = Field(
+        60.0, gt=0, description="A delivery that nobody spoke of for so long is looked after."
+    )
+    sweep_every_s: float = Field(1.0, gt=0, description="Between two looks at what is due.")
+    sweep_max_resends: int = Field(
+        3, ge=0, description="Resends of a delivery; without an outcome it is dead then."
+    )
+    sweep_resends_per_s: float = Field(50.0, gt=0, description="Resends of all deliveries together.")
+
     # Process
     pod_name: str = Field(
         default_factory=_hostname,

@@ -12,6 +12,7 @@ import typer
 from typer.exceptions import TyperException
 
 from notifyd.errors import ConfigError, NotifydError
+from notifyd.roles.names import ROLES
 from notifyd.version import VERSION
 
 EXIT_FAILED: Final = 1
@@ -84,7 +85,7 @@ def _root(
         typer.Option(
             "--role",
             metavar="ROLE[,ROLE...]",
-            help="Run a role: deliver, persist, ws, or all (development only); as `notifyd run --role`.",
+            help=f"Run a role: {', '.join(ROLES)}, or all (development only); as `notifyd run --role`.",
         ),
     ] = None,
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,

@@ -7,10 +7,11 @@ from typing import Annotated
 import typer
 
 from notifyd.cli.output import read_role_settings
+from notifyd.roles.names import ROLES
 
 RoleOption = Annotated[
     str,
-    typer.Option("--role", metavar="ROLE[,ROLE...]", help="deliver, persist, ws, or all (development only)."),
+    typer.Option("--role", metavar="ROLE[,ROLE...]", help=f"{', '.join(ROLES)}, or all (development only)."),
 ]
 
 

@@ -25,7 +25,7 @@ from notifyd.log import get_logger
 from notifyd.metrics import Metrics
 from notifyd.roles.conflicts import RecentIds
 from notifyd.roles.context import RoleContext
-from notifyd.roles.jobs import Job, RetryJobs, read_message_job
+from notifyd.roles.jobs import Job, RetryJobs, read_message_job, read_resend_job
 from notifyd.roles.streaming import StreamingRole, group_of
 from notifyd.settings import Settings
 from notifyd.stream.batch import Batch, Record
@@ -53,7 +53,7 @@ class _Result:
 
 
 class DeliverRole(StreamingRole):
-    """Reads messages and retry topics; writes events, retries and dead letters."""
+    """Reads messages, resends and retry topics; writes events, retries and dead letters."""
 
     name = "deliver"
 
@@ -85,7 +85,7 @@ class DeliverRole(StreamingRole):
         work = work_on_records(
             options, self._work, self._on_surprise, concurrency=settings.deliver_concurrency
         )
-        self.app.add_agent([topics.messages, *retry_topics], work, name="deliver")
+        self.app.add_agent([topics.messages, topics.resend, *retry_topics], work, name="deliver")
 
     @staticmethod
     def check(settings: Settings, metrics: Metrics) -> None:
@@ -111,16 +111,18 @@ class DeliverRole(StreamingRole):
     async def _work(self, batch: Batch, record: Record) -> Rest | None:
         """Try all deliveries of a record; what is left is to make their outcomes durable."""
         is_retry = record.topic in self._retry_topics
+        is_resend = record.topic == self.context.topics.resend
         try:
-            job = (
-                self._retries.read(record, batch.flow)
-                if is_retry
-                else read_message_job(record, self.context.limits)
-            )
+            if is_retry:
+                job = self._retries.read(record, batch.flow)
+            elif is_resend:
+                job = read_resend_job(record, self.context.limits)
+            else:
+                job = read_message_job(record, self.context.limits)
         except InvalidMessage as error:
-            await self._on_invalid(record, error, is_ours=is_retry)
+            await self._on_invalid(record, error, is_ours=is_retry or is_resend)
             return None
-        if not is_retry and self._recent.is_taken(record, job.message):
+        if not is_retry and not is_resend and self._recent.is_taken(record, job.message):
             # `persist` sets it aside; its webhook would speak in the first message's name.
             self.context.metrics.invalid.labels(self.name, "id_conflict").inc()
             return None

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from notifyd.delivery.event import FIRST_RUN
+from notifyd.errors import InvalidMessage
 from notifyd.message.envelope import Limits, Message, decode
 from notifyd.stream.batch import Record
 from notifyd.stream.flow import PartitionFlow
+from notifyd.stream.resend import read_resend
 from notifyd.stream.retry import RetryOrder, read_order
 
 #: A retry that comes twice within this many others is recognised.
@@ -48,6 +50,21 @@ def read_message_job(record: Record, limits: Limits) -> Job:
     channels = () if is_for_later else tuple(name for name in content.channels if name != "ws")
     pairs = tuple((user, name) for name in channels for user in message.recipients)
     return Job(record, message, pairs, 1, FIRST_RUN, record.timestamp)
+
+
+def read_resend_job(record: Record, limits: Limits) -> Job:
+    """Read a record of the resend topic, one delivery; raises `InvalidMessage`.
+
+    One for `ws` has nothing to do here.
+    """
+    order = read_resend(record)
+    message = decode(record.value, timestamp_ms=order.first_at_ms, limits=limits, is_exempt=True)
+    if order.user not in message.recipients:
+        raise InvalidMessage(
+            "headers", "name a user whom the message is not for", reason="bad_resend_headers"
+        )
+    pairs = ((order.user, order.channel),) if order.channel != "ws" else ()
+    return Job(record, message, pairs, 1, order.run, order.first_at_ms)
 
 
 class RetryJobs:

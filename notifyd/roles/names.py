@@ -12,6 +12,7 @@ from notifyd.errors import ConfigError
 ROLES: Final = {
     "deliver": "sends messages through webhooks and the other channels, retries, sets aside what cannot work",
     "persist": "stores messages and what happened to them in PostgreSQL",
+    "sweep": "looks after what is unfinished: resends, releases what was scheduled",
     "ws": "pushes messages to connected users over WebSocket",
 }
 

@@ -51,7 +51,13 @@ class PersistRole(StreamingRole):
         )
         super().__init__(context, options)
         self._database = Database(settings, context.metrics)
-        self._store = PersistStore(self._database, context.incarnation, settings.pod_name, context.metrics)
+        self._store = PersistStore(
+            self._database,
+            context.incarnation,
+            settings.pod_name,
+            context.metrics,
+            settings.sweep_check_after_s,
+        )
         self._dead_letters = context.dead_letters()
         self._is_waiting = False
         for topic, work in ((topics.messages, self._write_messages), (topics.events, self._write_events)):

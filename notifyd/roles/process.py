@@ -276,6 +276,10 @@ def _role_class(name: str) -> type[Role]:
         from notifyd.roles.persist import PersistRole
 
         return PersistRole
+    if name == "sweep":
+        from notifyd.roles.sweep import SweepRole
+
+        return SweepRole
     if name == "ws":
         from notifyd.roles.ws import WsRole
 

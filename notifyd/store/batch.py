@@ -9,7 +9,7 @@ from typing import Final, Literal
 from notifyd.message.envelope import Message
 
 #: From here on the sweep may ask what became of a delivery that nobody spoke of since.
-CHECK_AFTER_S: Final = 60
+CHECK_AFTER_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +85,7 @@ class Place:
     topic: str
     partition: int
     pod: str
+    check_after_s: float = CHECK_AFTER_S
 
     def params(self, **more: object) -> dict[str, object]:
         """Return the parameters that the statements share, and `more`."""
@@ -93,7 +94,7 @@ class Place:
             "topic": self.topic,
             "partition": self.partition,
             "pod": self.pod,
-            "check_after_s": CHECK_AFTER_S,
+            "check_after_s": self.check_after_s,
             **more,
         }
 

@@ -13,7 +13,16 @@ from dataclasses import replace
 from typing import Final, TypeVar
 
 from notifyd.metrics import Metrics
-from notifyd.store.batch import EventRecord, MessageRow, OnRefused, Place, Refused, Tally, Written
+from notifyd.store.batch import (
+    CHECK_AFTER_S,
+    EventRecord,
+    MessageRow,
+    OnRefused,
+    Place,
+    Refused,
+    Tally,
+    Written,
+)
 from notifyd.store.errors import MissingPartition, RowError
 from notifyd.store.events import EventRow, read_events, write_events
 from notifyd.store.messages import write_messages
@@ -34,11 +43,19 @@ _Work = Callable[[Transaction, Place, Sequence[_Row]], Awaitable[Tally]]
 class PersistStore:
     """Writes for one incarnation of the topics, as `pod`; safe for several batches at a time."""
 
-    def __init__(self, database: Database, incarnation: str, pod: str, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        database: Database,
+        incarnation: str,
+        pod: str,
+        metrics: Metrics,
+        check_after_s: float = CHECK_AFTER_S,
+    ) -> None:
         self._database = database
         self._incarnation = incarnation
         self._pod = pod
         self._metrics = metrics
+        self._check_after_s = check_after_s
         self._incarnation_id: int | None = None
         self._known_days: set[str] = set()
 
@@ -214,7 +231,7 @@ class PersistStore:
         return int(mark)
 
     async def _place(self, topic: str, partition: int) -> Place:
-        return Place(await self._incarnation_no(), topic, partition, self._pod)
+        return Place(await self._incarnation_no(), topic, partition, self._pod, self._check_after_s)
 
     async def _incarnation_no(self) -> int:
         if self._incarnation_id is None:

@@ -57,8 +57,8 @@ def _fails(code: int, *words: str, args: tuple[str, ...], env: dict[str, str], l
             ("NOTIFYD_KAFKA_SERVER ", "NOTIFYD_KAFKA_BOOTSTRAP_SERVERS"),
         ),
         ("persists", {}, ("'persists'", "did you mean persist?")),
-        ("quux", {}, ("'quux'", "deliver, persist, ws")),
-        ("", {}, ("no role", "deliver, persist, ws")),
+        ("quux", {}, ("'quux'", "deliver, persist, ")),
+        ("", {}, ("no role", "deliver, persist, ")),
         ("persist", {}, ("no database", "NOTIFYD_DATABASE_URL=postgresql://")),
         (
             "persist",

@@ -25,5 +25,5 @@ def test_a_misspelt_role_gets_the_nearest_name() -> None:
 
 @pytest.mark.parametrize("text", ["", " , "])
 def test_no_role_is_told_what_there_is(text: str) -> None:
-    with pytest.raises(ConfigError, match="deliver, persist, ws"):
+    with pytest.raises(ConfigError, match="deliver, persist, "):
         parse_roles(text)

@@ -1,0 +1,334 @@
+"""Role `sweep`: looks after every delivery that nobody has spoken of by its deadline.
+
+One process leads, others stand by. It judges only what all others have come past: their commits are
+read first, then the end of the events topic, and only once `persist` has stored everything up to that
+end is a delivery without an outcome one whose outcome is lost. So a late `persist` does not look like
+a silent user, nor a stopped `deliver` like ten thousand lost webhooks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from notifyd.delivery.event import Event
+from notifyd.delivery.overdue import Later, Overdue, Progress, Resend, Settle, judge
+from notifyd.delivery.retry import RUNGS
+from notifyd.errors import NotifydError, TransientError
+from notifyd.log import get_logger
+from notifyd.message.ids import new_id
+from notifyd.metrics import Metrics
+from notifyd.roles.context import RoleContext
+from notifyd.roles.streaming import group_of
+from notifyd.settings import Settings
+from notifyd.store.migrate import require_schema
+from notifyd.store.pool import Database
+from notifyd.store.sweep import Leadership, SweepStore
+from notifyd.stream.clients import backoff_s
+from notifyd.stream.progress import GroupProgress
+from notifyd.stream.resend import ResendOrder, release_record, resend_record
+
+_log = get_logger(component="sweep")
+
+#: Deliveries that are looked at together.
+_BATCH: Final = 500
+#: Messages of which the bytes are in memory at a time: 64 of 256 KiB are 16 MiB.
+_ORIGINALS: Final = 64
+#: For so long nobody else looks at what we lease; more than a resend can take.
+_LEASE_S: Final = 120.0
+#: Between two looks of a standby at whether the lead is free.
+_STANDBY_S: Final = 2.0
+#: Resends that wait for their turn are looked at again after this time.
+_TURN_S: Final = 5.0
+#: Between two lines about deliveries that died of one reason.
+_ALARM_EVERY_S: Final = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Snapshot:
+    """How far the others were at `at_ms`, and where the events topic ended after that was read."""
+
+    progress: Progress
+    at_ms: int
+    ends: dict[int, int]
+
+
+class SweepRole:
+    """Reads tables and commits; writes resends, releases and events."""
+
+    name = "sweep"
+
+    def __init__(self, context: RoleContext) -> None:
+        settings = context.settings
+        self.context = context
+        self._database = Database(settings, context.metrics)
+        self._store = SweepStore(self._database)
+        self._events = context.events(self.name)
+        self._deliver = GroupProgress(settings, group_of(settings, "deliver"))
+        self._resends = _Allowance(settings.sweep_resends_per_s)
+        self._alarms = _Alarms()
+        self._asked: _Snapshot | None = None
+        self._known: _Snapshot | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._is_stopping = asyncio.Event()
+        self._has_database = False
+
+    @staticmethod
+    def check(settings: Settings, metrics: Metrics) -> None:
+        """It needs a database that can be read from its URL."""
+        Database(settings, metrics)
+
+    async def start(self) -> None:
+        """Wait for the database, then stand by or lead."""
+        while True:
+            await self._database.start(wait=True)
+            try:
+                await require_schema(self._database)
+                break
+            except TransientError:
+                await asyncio.sleep(backoff_s(0))
+        await self._events.start()
+        self._has_database = True
+        self._task = asyncio.create_task(self._run(), name="sweep")
+
+    async def stop(self) -> None:
+        """End after the batch at hand; what it leaves is leased, and whoever leads next goes on with it."""
+        self._is_stopping.set()
+        if self._task is not None:
+            _, late = await asyncio.wait([self._task], timeout=self.context.settings.drain_s)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        await self._deliver.stop()
+        await self.context.flush(self._events)
+        await self._database.stop()
+
+    @property
+    def waits_for(self) -> list[str]:
+        """What is missing before the role is ready; a standby is ready."""
+        return [] if self._has_database else ["database"]
+
+    @property
+    def polled_at(self) -> float | None:
+        """Nothing is polled."""
+        return None
+
+    @property
+    def running(self) -> list[str]:
+        """What is still at work."""
+        return ["sweep"] if self._task is not None and not self._task.done() else []
+
+    # The lead
+
+    async def _run(self) -> None:
+        failures = 0
+        while not self._is_stopping.is_set():
+            try:
+                async with self._store.lead() as lead:
+                    failures = 0
+                    if lead is not None:
+                        await self._lead(lead)
+                if not self._is_stopping.is_set():
+                    await self._pause(_STANDBY_S)
+            except TransientError as error:
+                if not failures:
+                    _log.warning("sweep_waits", reason=error.reason, error=error.message)
+                await self._pause(backoff_s(failures))
+                failures += 1
+            except asyncio.CancelledError:
+                raise
+            except Exception as error:  # the outer edge of this task: the process ends, and says why
+                self.context.fail(error)
+                return
+
+    async def _lead(self, lead: Leadership) -> None:
+        _log.info("sweep_leads")
+        self.context.metrics.sweep_leader.set(1)
+        self._asked = self._known = None
+        try:
+            while not self._is_stopping.is_set():
+                await lead.confirm()
+                is_busy = await self.sweep()
+                if not is_busy:
+                    await self._pause(self.context.settings.sweep_every_s)
+        finally:
+            self.context.metrics.sweep_leader.set(0)
+
+    async def _pause(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._is_stopping.wait(), seconds)
+
+    # One pass
+
+    async def sweep(self) -> bool:
+        """Release what is due and look after what is overdue; true where there may be more at once."""
+        released = await self._release()
+        snapshot = await self._snapshot()
+        if snapshot is None:
+            return released
+        found = await self._store.claim_due(snapshot.at_ms, limit=_BATCH, lease_s=_LEASE_S)
+        if found:
+            await self._look_after(found, snapshot.progress)
+        return released or len(found) == _BATCH
+
+    async def _release(self) -> bool:
+        """Put scheduled messages whose time has come on the input topic."""
+        due = await self._store.claim_scheduled(limit=_ORIGINALS, lease_s=_LEASE_S)
+        records = [
+            release_record(raw, message_id.encode(), self.context.topics) for message_id, raw, _ in due
+        ]
+        if records:
+            for result, (message_id, _, _) in zip(
+                await self.context.producer.send_each(records), due, strict=True
+            ):
+                if isinstance(result, NotifydError):
+                    _log.warning("release_waits", message_id=message_id, reason=result.reason)
+                else:
+                    self.context.metrics.sweep_verdicts.labels("released", "").inc()
+        return len(due) == _ORIGINALS
+
+    async def _snapshot(self) -> _Snapshot | None:
+        """Return the last snapshot by which everything was stored that had been written when it was taken."""
+        if self._asked is None:
+            self._asked = await self._take_snapshot()
+        topic = self.context.topics.events
+        marks = await self._store.marks(self.context.incarnation, topic, list(self._asked.ends))
+        if all(marks.get(number, 0) >= end for number, end in self._asked.ends.items()):
+            self._known, self._asked = self._asked, None
+        told_ms = (self._known or self._asked or _NEVER).at_ms
+        self.context.metrics.mark_lag.set(max(0.0, time.time() - told_ms / 1000))
+        known, self._known = self._known, None
+        return known
+
+    async def _take_snapshot(self) -> _Snapshot:
+        topics, at_ms = self.context.topics, int(time.time() * 1000)
+        progress = Progress(
+            incarnation=self.context.incarnation,
+            committed=await self._deliver.committed(topics.messages),
+            resend_is_done=await self._deliver.is_done(topics.resend),
+            retry_is_done=all(
+                [await self._deliver.is_done(topics.retry[rung], delay_s=delay_s) for rung, delay_s in RUNGS]
+            ),
+            pods=await self._store.pods(self.context.incarnation),
+        )
+        return _Snapshot(progress, at_ms, await self._deliver.ends_at(topics.events))
+
+    async def _look_after(self, found: Sequence[Overdue], progress: Progress) -> None:
+        now_ms, limit = int(time.time() * 1000), self.context.settings.sweep_max_resends
+        waits: dict[Overdue, float] = {}
+        resends: list[Overdue] = []
+        events: list[Event] = []
+        for one in found:
+            verdict = judge(one, progress, now_ms=now_ms, max_resends=limit)
+            match verdict:
+                case Later(after_s, why):
+                    waits[one] = after_s
+                    self.context.metrics.sweep_verdicts.labels("later", why).inc()
+                case Resend() if self._resends.take():
+                    resends.append(one)
+                case Resend():
+                    waits[one] = _TURN_S
+                    self.context.metrics.sweep_verdicts.labels("later", "rate").inc()
+                case Settle(stage, reason, detail):
+                    events.append(self._event(one, stage, one.run, one.attempt, reason, detail))
+                    self.context.metrics.sweep_verdicts.labels(stage, reason).inc()
+                    if stage == "dead":
+                        self._alarms.raise_for(reason, one)
+        await self._store.postpone(waits)
+        for start in range(0, len(resends), _ORIGINALS):
+            events += await self._resend(resends[start : start + _ORIGINALS])
+        if events:
+            await self._events.write(events)
+
+    async def _resend(self, found: Sequence[Overdue]) -> list[Event]:
+        """Send deliveries again; returns what to say of those that the broker has."""
+        runs = {one: one.pending_run or new_id() for one in found}
+        await self._store.begin_resends(runs)
+        originals = await self._store.originals(found)
+        records = [
+            resend_record(
+                originals[one.id],
+                one.id.encode(),
+                self.context.topics,
+                ResendOrder(one.user, one.channel, run, one.accepted_at_ms),
+            )
+            for one, run in runs.items()
+        ]
+        sent: dict[Overdue, str] = {}
+        for result, one in zip(await self.context.producer.send_each(records), found, strict=True):
+            if isinstance(result, NotifydError):
+                _log.warning("resend_waits", message_id=one.id, user_id=one.user, reason=result.reason)
+            else:
+                sent[one] = runs[one]
+                self.context.metrics.sweep_verdicts.labels("resent", "").inc()
+        await self._store.count_resends(sent, check_after_s=self.context.settings.sweep_check_after_s)
+        return [self._event(one, "pending", run, 0, "resent", None) for one, run in sent.items()]
+
+    def _event(  # noqa: PLR0917
+        self, one: Overdue, stage: str, run: str, attempt: int, reason: str, detail: str | None
+    ) -> Event:
+        return Event(
+            id=one.id,
+            day=one.day,
+            digest=one.digest,
+            user=one.user,
+            channel=one.channel,
+            stage=stage,
+            run=run,
+            attempt=attempt,
+            at=int(time.time() * 1000),
+            pod=self.context.settings.pod_name,
+            reason=reason,
+            detail=detail,
+        )
+
+
+_NEVER: Final = _Snapshot(Progress("", {}, False, False, ()), 0, {})
+
+
+class _Allowance:
+    """So many a second, and as many at once."""
+
+    def __init__(self, per_s: float) -> None:
+        self._per_s = per_s
+        self._left = per_s
+        self._at = time.monotonic()
+
+    def take(self) -> bool:
+        """Take one, if there is one."""
+        now = time.monotonic()
+        self._left = min(max(1.0, self._per_s), self._left + (now - self._at) * self._per_s)
+        self._at = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+
+class _Alarms:
+    """Tells maintainers what died, grouped by reason."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._told_at: dict[str, float] = {}
+
+    def raise_for(self, reason: str, one: Overdue) -> None:
+        """Say it at once, or with the next line about this reason."""
+        self._counts[reason] += 1
+        now = time.monotonic()
+        if now - self._told_at.get(reason, float("-inf")) >= _ALARM_EVERY_S:
+            self._told_at[reason] = now
+            deliveries, self._counts[reason] = self._counts[reason], 0
+            _log.error(
+                "deliveries_dead",
+                reason=reason,
+                deliveries=deliveries,
+                message_id=one.id,
+                user_id=one.user,
+                channel=one.channel,
+            )

@@ -1,0 +1,134 @@
+"""The sweep's side of the tables: who leads, what is overdue, what was done about it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from notifyd.delivery.overdue import Overdue, Pod
+from notifyd.store.events import days_params
+from notifyd.store.pool import Database, Transaction
+from notifyd.store.sql import query
+
+#: Of Postgres' advisory locks the one that the leader holds.
+_LEADER_LOCK: Final = "hashtextextended('notifyd.sweep', 0)"
+
+
+class Leadership:
+    """Held for as long as its transaction is open: the server ends it with the connection."""
+
+    def __init__(self, tx: Transaction) -> None:
+        self._tx = tx
+
+    async def confirm(self) -> None:
+        """Raise `TransientError` where the connection, and so the lead, is lost."""
+        await self._tx.fetch("SELECT 1")
+
+
+class SweepStore:
+    """Reads and leases what is overdue; safe for several sweepers at a time."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @contextlib.asynccontextmanager
+    async def lead(self) -> AsyncIterator[Leadership | None]:
+        """Try to become the leader until the block ends; None where another is."""
+        async with self._database.transaction() as tx:
+            await tx.fetch("SET LOCAL idle_in_transaction_session_timeout = 0")
+            [(is_ours,)] = await tx.fetch(f"SELECT pg_try_advisory_xact_lock({_LEADER_LOCK})")
+            yield Leadership(tx) if is_ours else None
+
+    async def marks(self, incarnation: str, topic: str, partitions: Sequence[int]) -> dict[int, int]:
+        """Return below which offset of each partition every row is stored."""
+        params = {"incarnation": incarnation, "topic": topic, "partitions": list(partitions)}
+        rows = await self._database.fetch(query("read_past_marks"), params)
+        return {partition: end for partition, _, end in rows}
+
+    async def pods(self, incarnation: str) -> tuple[Pod, ...]:
+        """Return the `ws` processes that were heard of in this incarnation."""
+        rows = await self._database.fetch(query("read_pods"), {"incarnation": incarnation})
+        return tuple(
+            Pod(
+                start={int(number): offset for number, offset in starts.items()},
+                done={int(number): offset for number, offset in done.items()},
+                is_live=is_live,
+            )
+            for starts, done, is_live in rows
+        )
+
+    async def claim_due(self, horizon_ms: int, *, limit: int, lease_s: float) -> list[Overdue]:
+        """Lease what is due to be looked at, the longest waiting first."""
+        params = {"horizon": horizon_ms, "limit": limit, "lease_s": lease_s}
+        rows = await self._database.fetch(query("claim_due"), params)
+        return [_overdue(row) for row in rows]
+
+    async def claim_scheduled(self, *, limit: int, lease_s: float) -> list[tuple[str, bytes, int]]:
+        """Lease messages whose time has come: (id, original bytes, due in Unix ms) each."""
+        rows = await self._database.fetch(query("claim_scheduled"), {"limit": limit, "lease_s": lease_s})
+        return [(message_id, bytes(raw), due_ms) for message_id, raw, due_ms in rows]
+
+    async def originals(self, found: Sequence[Overdue]) -> dict[str, bytes]:
+        """Read the bytes of messages by id."""
+        days = {one.id: one.day for one in found}
+        params = {"ids": list(days), "days": list(days.values()), **days_params(days.values())}
+        rows = await self._database.fetch(query("read_originals"), params)
+        return {message_id: bytes(raw) for message_id, raw in rows}
+
+    async def begin_resends(self, runs: Mapping[Overdue, str]) -> None:
+        """Note the run of each before it is sent, so that who takes over from us sends that one again."""
+        if runs:
+            await self._change("begin_resends", [_key(one, r=run) for one, run in runs.items()], list(runs))
+
+    async def count_resends(self, runs: Mapping[Overdue, str], *, check_after_s: float) -> None:
+        """Count those that the broker has."""
+        if runs:
+            rows = [_key(one, r=run) for one, run in runs.items()]
+            await self._change("count_resends", rows, list(runs), check_after_s=check_after_s)
+
+    async def postpone(self, waits: Mapping[Overdue, float]) -> None:
+        """Look at each again after so many seconds."""
+        if waits:
+            await self._change(
+                "postpone_checks", [_key(one, s=wait) for one, wait in waits.items()], list(waits)
+            )
+
+    async def _change(
+        self, name: str, rows: Sequence[Mapping[str, Any]], found: Sequence[Overdue], **more: object
+    ) -> None:
+        days = {one.id: one.day for one in found}
+        ids = sorted(days)
+        keys = {"ids": ids, "days": [days[i] for i in ids], **days_params(days.values())}
+        async with self._database.transaction() as tx:
+            await tx.fetch(query("lock_messages"), keys)
+            await tx.commit(query(name), {**keys, "rows": msgspec.json.encode(rows).decode(), **more})
+
+
+def _key(one: Overdue, **more: object) -> dict[str, object]:
+    return {"i": one.id, "d": one.day, "u": one.user, "c": one.channel, **more}
+
+
+def _overdue(row: Sequence[Any]) -> Overdue:
+    (message_id, day, user, channel, state, run, attempt, at_ms, resends, pending_run, digest, *rest) = row
+    incarnation, partition, offset, accepted_at_ms, expires_at_ms = rest
+    return Overdue(
+        id=message_id,
+        day=day,
+        digest=digest,
+        user=user,
+        channel=channel,
+        state=state,
+        run=run,
+        attempt=attempt,
+        at_ms=at_ms,
+        resends=resends,
+        pending_run=pending_run,
+        incarnation=incarnation,
+        partition=partition,
+        offset=offset,
+        accepted_at_ms=accepted_at_ms,
+        expires_at_ms=expires_at_ms,
+    )

@@ -1,0 +1,102 @@
+"""How far a consumer group has come, seen from outside: the sweep must not judge what only waits."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Final
+
+import aiokafka.errors as kafka
+from aiokafka import AIOKafkaConsumer
+from aiokafka.structs import TopicPartition
+
+from notifyd.settings import Settings
+from notifyd.stream.clients import as_notifyd_error, kafka_options
+from notifyd.stream.reading import partitions_of
+
+#: Records younger than this may be on their way; those older have been committed where all is well.
+YOUNG_S: Final = 15.0
+
+
+class GroupProgress:
+    """Asks the broker for committed offsets of `group`, without being a member of it."""
+
+    def __init__(self, settings: Settings, group: str) -> None:
+        self._settings = settings
+        self._group = group
+        self._consumer: AIOKafkaConsumer | None = None
+
+    async def start(self) -> None:
+        """Connect; raises `TransientError` or `ConfigError`."""
+        consumer = AIOKafkaConsumer(
+            client_id="notifyd-progress",
+            group_id=self._group,
+            enable_auto_commit=False,
+            **kafka_options(self._settings),
+        )
+        try:
+            await consumer.start()
+        except (kafka.KafkaError, OSError) as error:
+            await consumer.stop()
+            raise as_notifyd_error(error, "connecting to Kafka") from error
+        self._consumer = consumer
+
+    async def stop(self) -> None:
+        """Let go of the connections."""
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            await consumer.stop()
+
+    async def committed(self, topic: str) -> dict[int, int]:
+        """Return what the group has committed, by partition; partitions without a commit are left out."""
+        consumer = await self._connected()
+        async with _in_our_words(self._settings, f"reading commits of {self._group}"):
+            tps = [TopicPartition(topic, number) for number in await partitions_of(consumer, topic)]
+            # `committed` of the consumer asks for one partition at a time.
+            found = await consumer._coordinator.fetch_committed_offsets(tps)
+        return {tp.partition: place.offset for tp, place in found.items() if place.offset >= 0}
+
+    async def ends_at(self, topic: str, at_ms: int | None = None) -> dict[int, int]:
+        """Return per partition the offset that follows all records older than `at_ms` (none: all records)."""
+        consumer = await self._connected()
+        async with _in_our_words(self._settings, f"reading offsets of {topic}"):
+            tps = [TopicPartition(topic, number) for number in await partitions_of(consumer, topic)]
+            ends = await consumer.end_offsets(tps)
+            found = {} if at_ms is None else await consumer.offsets_for_times(dict.fromkeys(tps, at_ms))
+        places = {tp: found[tp].offset if found.get(tp) is not None else ends[tp] for tp in tps}
+        return {tp.partition: offset for tp, offset in places.items()}
+
+    async def is_done(self, topic: str, *, delay_s: float = 0.0) -> bool:
+        """Whether the group has committed all that was due in `topic` some seconds ago; `delay_s` is how
+        long a record waits there.
+        """
+        due_ms = int((time.time() - delay_s - YOUNG_S) * 1000)
+        due, committed = await self.ends_at(topic, due_ms), await self.committed(topic)
+        starts = await self._starts(topic, [number for number in due if number not in committed])
+        return all(committed.get(number, starts.get(number, 0)) >= offset for number, offset in due.items())
+
+    async def _starts(self, topic: str, partitions: list[int]) -> Mapping[int, int]:
+        if not partitions:
+            return {}
+        consumer = await self._connected()
+        async with _in_our_words(self._settings, f"reading offsets of {topic}"):
+            found = await consumer.beginning_offsets([TopicPartition(topic, number) for number in partitions])
+        return {tp.partition: offset for tp, offset in found.items()}
+
+    async def _connected(self) -> AIOKafkaConsumer:
+        if self._consumer is None:
+            await self.start()
+        assert self._consumer is not None
+        return self._consumer
+
+
+@asynccontextmanager
+async def _in_our_words(settings: Settings, what: str) -> AsyncIterator[None]:
+    """Turn Kafka's errors into ours, and a silence into one."""
+    try:
+        async with asyncio.timeout(settings.producer_timeout_s):
+            yield
+    except (kafka.KafkaError, OSError, TimeoutError) as error:
+        raise as_notifyd_error(error, what) from error

@@ -60,9 +60,21 @@ _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(list[Event])
 
 
-def encode_events(events: Sequence[Event]) -> bytes:
-    """Encode a batch of events as the value of one Kafka record."""
-    return _encoder.encode(events)
+def encode_events(events: Sequence[Event | bytes]) -> bytes:
+    """Encode a batch of events as the value of one Kafka record; bytes are what `encode_alike` made."""
+    return b"[%b]" % b",".join([one if isinstance(one, bytes) else _encoder.encode(one) for one in events])
+
+
+def encode_alike(event: Event, users: Sequence[str]) -> bytes:
+    """Encode the same event of each of `users`, joined by commas: the inside of a JSON array.
+
+    A twentieth of the cost of an `Event` each. `event.user` does not matter.
+    """
+    before, after = _encoder.encode(msgspec.structs.replace(event, user="")).split(b'"user":""', 1)
+    before, after = before + b'"user":"', b'"' + after
+    # A quote within a string is escaped, so this stands between two of them and nowhere else.
+    names = _encoder.encode(users)[2:-2].replace(b'","', after + b"," + before)
+    return before + names + after
 
 
 def decode_events(value: bytes) -> list[Event]:
@@ -76,5 +88,7 @@ class EventSink(Protocol):
     async def write(self, events: Sequence[Event]) -> None:
         """Return once the broker has acknowledged all of them; raises `TransientError` else."""
 
-    def post(self, events: Sequence[Event]) -> None:
-        """Hand over events that may be lost with the process (`sent` of ws); never blocks."""
+    def post_alike(self, event: Event, users: Sequence[str]) -> None:
+        """Hand over the same event of each of `users`, which may be lost with the process (`sent` of ws);
+        never blocks.
+        """

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, cast
 
 from notifyd.push import websocket
-from notifyd.push.peer import JOIN_BYTES, Frame, State
+from notifyd.push.peer import JOIN_BYTES, Frame, State, join, tell
 from notifyd.push.protocol import (
     ERROR_OF,
     BadFrame,
@@ -22,7 +22,6 @@ from notifyd.push.protocol import (
     Mark,
     decode_client,
     encode_error,
-    join_frames,
 )
 from notifyd.push.websocket import FrameReader, ProtocolViolation, encode_close, encode_frame
 
@@ -46,16 +45,17 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_early",
+        "_fd",
         "_greet",
         "_hub",
         "_is_held",
         "_is_paused",
-        "_pending",
+        "_line",
+        "_line_bytes",
         "_reader",
         "_tokens",
         "_tokens_at",
         "_transport",
-        "_unflushed",
         "due_at",
         "expires_at_s",
         "is_dirty",
@@ -78,8 +78,12 @@ class Connection(asyncio.Protocol):
         self._greet: Callable[[Connection, Hello], None] | None = greet
         self._reader: FrameReader | None = FrameReader(hub.limits.max_frame_bytes)
         self._transport: asyncio.Transport | None = None
-        self._pending: list[Frame] = []
-        self._unflushed = 0
+        #: What is to be written: mostly nothing or one frame, and then without a list around it.
+        self._line: Frame | list[Frame] | None = None
+        #: Bytes of a list of them.
+        self._line_bytes = 0
+        #: The number of its socket, for as long as it may be written to without the transport.
+        self._fd = -1
         self._early: list[ClientFrame] | None = None
         self._is_paused = False
         self._is_held = False
@@ -110,16 +114,23 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take over the socket; the handshake is written already."""
         self._transport = cast("asyncio.Transport", transport)
+        # What the kernel does not take at once pauses us: where we are not paused, nothing is on its
+        # way in the transport, and the socket may be written to beside it.
+        self._transport.set_write_buffer_limits(0)
+        raw = transport.get_extra_info("socket")
+        if raw is not None and transport.get_extra_info("sslcontext") is None:
+            self._fd = raw.fileno()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Let go of everything; the hub forgets the connection."""
         is_sudden = self.state is not State.CLOSING
         self.state = State.CLOSED
+        # The loop closes the socket after this call: until now its number was this connection's.
+        self._fd = -1
         self._transport = None
-        self._pending = []
+        self._line = None
         self._early = None
         self._greet = None
-        self._unflushed = 0
         self.resume = None
         self.unacked = None
         self._hub.forget(self, is_sudden=is_sudden)
@@ -134,7 +145,7 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """Go on with what is due."""
         self._is_paused = False
-        if self._pending and self.state is State.OPEN and not self.is_dirty:
+        if self._line is not None and self.state is State.OPEN and not self.is_dirty:
             self._hub.mark_dirty(self)
         if self.resume is not None:
             self._hub.on_writable(self)
@@ -176,7 +187,9 @@ class Connection(asyncio.Protocol):
         """Bytes that wait here and in the transport."""
         if self._transport is None:
             return 0
-        return self._unflushed + self._transport.get_write_buffer_size()
+        line = self._line
+        here = 0 if line is None else len(line.payload) if isinstance(line, Frame) else self._line_bytes
+        return here + self._transport.get_write_buffer_size()
 
     def send(self, frame: Frame) -> bool:
         """Put a frame in line for the end of this tick; False when the connection takes none.
@@ -186,39 +199,46 @@ class Connection(asyncio.Protocol):
         """
         if self.state is not State.OPEN:
             return False
+        line = self._line
+        if line is None and not self._is_paused:
+            # Nothing is unsent, then.
+            self._line = frame
+            if not self.is_dirty:
+                self._hub.mark_dirty(self)
+            return True
         if self.unsent > self._hub.limits.max_unsent_bytes:
             self.cut()
             return False
-        self._pending.append(frame)
-        self._unflushed += len(frame.payload)
-        if not self.is_dirty and not self._is_paused:
-            self._hub.mark_dirty(self)
+        if line is None:
+            self._line = frame
+        elif isinstance(line, Frame):
+            self._line = [line, frame]
+            self._line_bytes = len(line.payload) + len(frame.payload)
+        else:
+            line.append(frame)
+            self._line_bytes += len(frame.payload)
         return True
 
     def flush(self) -> None:
         """Write what is in line as few WebSocket frames."""
-        pending = self._pending
-        if not pending or self._is_paused or self.state is not State.OPEN:
+        line = self._line
+        if line is None or self._is_paused or self.state is not State.OPEN:
             return
-        if len(pending) == 1:
-            self._pending = []
-            self._unflushed = 0
-            self._write(pending[0].wire)
-            self._tell(pending)
-            return
-        done = 0
-        while done < len(pending) and not self._is_paused:
-            group, size = [pending[done]], len(pending[done].payload)
-            done += 1
-            while done < len(pending) and size + len(pending[done].payload) < JOIN_BYTES:
-                size += len(pending[done].payload)
-                group.append(pending[done])
-                done += 1
-            self._unflushed -= size
-            wire = group[0].wire if len(group) == 1 else encode_frame(join_frames([f.payload for f in group]))
-            self._write(wire)
-            self._tell(group)
-        self._pending = pending[done:]
+        if self._fd < 0:
+            self._write_line()
+        elif isinstance(line, Frame):
+            self._line = None
+            self._hub.writes.add(self._fd, line.wire, self, line)
+        elif self._line_bytes < JOIN_BYTES:
+            self._line = None
+            self._hub.writes.add(self._fd, self._hub.writes.join(line), self, line)
+        else:
+            self._write_line()
+
+    def write(self, wire: bytes) -> None:
+        """Write by way of the transport, which keeps what the kernel does not take."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(wire)
 
     def open(self, user: str, session: str, hello: Hello, expires_at_s: float) -> None:
         """Begin the session: frames may be sent from now on."""
@@ -257,9 +277,9 @@ class Connection(asyncio.Protocol):
         if self.state in (State.CLOSING, State.CLOSED):
             return
         self._is_paused = False
-        self.flush()
+        self._write_line()
         if code in ERROR_OF:
-            self._write(encode_frame(encode_error(ERROR_OF[code], detail)))
+            self.write(encode_frame(encode_error(ERROR_OF[code], detail)))
         self._end(code, encode_close(code, ERROR_OF.get(code, "")))
         # The peer's answer is to be read, whatever we held back before.
         self._is_held = False
@@ -275,8 +295,7 @@ class Connection(asyncio.Protocol):
     def abort(self) -> None:
         """Drop the socket and what is unsent."""
         self.state = State.CLOSED
-        self._pending = []
-        self._unflushed = 0
+        self._line = None
         if self._transport is not None:
             self._transport.abort()
 
@@ -310,7 +329,7 @@ class Connection(asyncio.Protocol):
             if self.unsent > self._hub.limits.max_unsent_bytes:
                 self.cut()
             else:
-                self._write(encode_frame(payload, websocket.PONG))
+                self.write(encode_frame(payload, websocket.PONG))
         elif opcode == websocket.TEXT:
             for frame in decode_client(payload.decode()):
                 self._take(frame)
@@ -351,21 +370,30 @@ class Connection(asyncio.Protocol):
         self._tokens_at = now
         return math.floor(self._tokens)
 
-    def _tell(self, frames: list[Frame]) -> None:
-        for frame in frames:
-            if frame.note is not None:
-                frame.note.on_written(self.user)
+    def _write_line(self) -> None:
+        """Write what is in line by way of the transport, as far as it takes it."""
+        line = self._line
+        if line is None or self.state is not State.OPEN:
+            return
+        pending = [line] if isinstance(line, Frame) else line
+        done = 0
+        while done < len(pending) and not self._is_paused:
+            group, size = [pending[done]], len(pending[done].payload)
+            done += 1
+            while done < len(pending) and size + len(pending[done].payload) < JOIN_BYTES:
+                size += len(pending[done].payload)
+                group.append(pending[done])
+                done += 1
+            self._line_bytes -= size
+            self.write(join(group))
+            tell(group, (self.user,))
+        self._line = pending[done:] or None
 
     def _end(self, code: int, wire: bytes) -> None:
         self.state = State.CLOSING
-        self._pending = []
-        self._unflushed = 0
-        self._write(wire)
+        self._line = None
+        self.write(wire)
         self._hub.on_closing(self, code)
-
-    def _write(self, wire: bytes) -> None:
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(wire)
 
     def _resume_reading(self) -> None:
         if self._transport is not None and not self._transport.is_closing():

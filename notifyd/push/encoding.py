@@ -85,6 +85,29 @@ class Encoder:
         return frame
 
 
+class Frames:
+    """The frames of one live message at `place` (none for an older one), each made when first asked for."""
+
+    __slots__ = ("_encoder", "_made", "_message", "_note", "_place")
+
+    def __init__(self, encoder: Encoder, message: Message, place: str | None, note: Note) -> None:
+        self._encoder = encoder
+        self._message = message
+        self._place = place
+        self._note = note
+        self._made: dict[tuple[tuple[str, ...], bool], Frame | None] = {}
+
+    def of(self, reads: tuple[str, ...], *, has_place: bool = True) -> Frame | None:
+        """Return the frame for who reads these versions, with `at` or without; None where the content
+        cannot be cast.
+        """
+        key = reads, has_place
+        if key not in self._made:
+            at = self._place if has_place else None
+            self._made[key] = self._encoder.encode(self._message, reads, at, self._note)
+        return self._made[key]
+
+
 def _size_of(frame: Frame) -> int:
     # Twice: as a payload, and as the frame on the wire where it went alone.
     return _FRAME_BYTES + 2 * len(frame.payload)

@@ -18,7 +18,7 @@ from notifyd.log import get_logger
 from notifyd.message.envelope import Message
 from notifyd.metrics import Metrics
 from notifyd.push.cursor import Cursor, encode_cursor, encode_place
-from notifyd.push.encoding import Encoder
+from notifyd.push.encoding import Encoder, Frames
 from notifyd.push.leaving import Leaving
 from notifyd.push.limits import PushLimits
 from notifyd.push.members import Members
@@ -33,6 +33,7 @@ from notifyd.push.signals import ENDED, Signals
 from notifyd.push.sweep import EXPIRY_LEAD_S, Sweep
 from notifyd.push.unacked import Unacked, Unanswered
 from notifyd.push.window import Window
+from notifyd.push.writes import Writes
 from notifyd.settings import Settings
 
 #: What acks under way get at least when the window is over: a few lingers of the event writer.
@@ -154,7 +155,7 @@ class Hub:
             self._moved()
         else:
             self.advance(partition, offset + 1)
-        targets = [here for user in message.recipients if (here := self._members.of(user))]
+        targets = self._members.of_all(message.recipients)
         if not targets or not self._encoder.is_due(message):
             return 0
         if not self._receipts.remember(message, (partition, offset)):
@@ -163,24 +164,19 @@ class Hub:
         # An older place than we have been at (the reader went back) has no `at`: `at` only rises.
         place = encode_place(partition, offset) if is_newer else None
         note = self._outbox.note(message)
-        placed: dict[tuple[str, ...], Frame | None] = {}
-        placeless: dict[tuple[str, ...], Frame | None] = {}
+        frames = Frames(self._encoder, message, place, note)
         unacked = Unanswered(message, now_s)
         count = 0
+        # The frame of the one before, which mostly reads the same.
+        reads: tuple[str, ...] | None = None
+        frame: Frame | None = None
         for here in targets:
             for connection in here:
-                at, frames = place, placed
-                resume = connection.resume
-                if resume is not None and is_newer:
-                    # Until its welcome it is served from the window, where this message is now.
-                    if not resume.is_welcomed or resume.at_of(partition, offset) is SKIP:
-                        continue
-                    if partition in resume.holes:
-                        at, frames = None, placeless
-                reads = connection.reads
-                if reads not in frames:
-                    frames[reads] = self._encoder.encode(message, reads, at, note)
-                frame = frames[reads]
+                if connection.resume is not None and is_newer:
+                    frame, reads = self._frame_for(connection, frames, partition, offset), None
+                elif connection.reads is not reads:
+                    reads = connection.reads
+                    frame = frames.of(reads)
                 if frame is not None and connection.send(frame):
                     count += 1
                     if connection.wants_acks:
@@ -272,6 +268,11 @@ class Hub:
         self._metrics.evicted.inc()
         _log.info("push_evicted", user_id=connection.user, unsent_bytes=connection.unsent)
 
+    @property
+    def writes(self) -> Writes:
+        """What is written at the end of a slice of connections."""
+        return self._outbox.writes
+
     def mark_dirty(self, connection: Peer) -> None:
         """Have a connection flushed at the end of this tick."""
         self._outbox.add(connection)
@@ -335,6 +336,14 @@ class Hub:
 
     # Within
 
+    def _frame_for(self, connection: Peer, frames: Frames, partition: int, offset: int) -> Frame | None:
+        """Return what one that came back is sent of a live message, None for nothing."""
+        resume = connection.resume
+        # Until its welcome it is served from the window, where this message is now.
+        if resume is None or not resume.is_welcomed or resume.at_of(partition, offset) is SKIP:
+            return None
+        return frames.of(connection.reads, has_place=partition not in resume.holes)
+
     def _moved(self) -> None:
         self._cursor = self._pos = None
 
@@ -383,4 +392,7 @@ class Hub:
         return True
 
     def _wants_acks(self, user: str) -> bool:
-        return any(connection.wants_acks for connection in self._members.of(user))
+        here = self._members.of(user)
+        if len(here) == 1:
+            return here[0].wants_acks
+        return any(connection.wants_acks for connection in here)

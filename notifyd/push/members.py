@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Final
 
 from notifyd.metrics import Metrics
@@ -27,6 +28,11 @@ class Members:
     def of(self, user: str) -> list[Peer]:
         """Return the open peers of a user. The list is never changed once returned but by a `join`."""
         return self._users.get(user, _NOBODY)
+
+    def of_all(self, users: Sequence[str]) -> list[list[Peer]]:
+        """Return the open peers of each of these users that has any."""
+        find = self._users.get
+        return [here for user in users if (here := find(user)) is not None]
 
     def accept(self, peer: Peer) -> None:
         """Take a socket that has yet to say who it is."""

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
+
+import msgspec
 
 from notifyd.delivery.event import Event, EventSink
 from notifyd.delivery.state import NO_ACKS
 from notifyd.message.envelope import Message
 from notifyd.metrics import Metrics
 from notifyd.push.peer import Peer
+from notifyd.push.writes import Writes
 
 #: Connections written to before the loop does other things: 256 x 9 us.
 FLUSH_SLICE: Final = 256
@@ -28,14 +31,16 @@ class Sending:
         self._done: set[str] = set()
         self.message = message
 
-    def on_written(self, user: str) -> None:
-        """Count one frame, and note the user where this is the first."""
-        self._outbox.pushed += 1
-        if user not in self._done:
+    def on_written(self, users: Sequence[str]) -> None:
+        """Count the frames, and note those users for whom this is the first."""
+        done = self._done
+        self._outbox.pushed += len(users)
+        fresh = [user for user in dict.fromkeys(users) if user not in done] if done else dict.fromkeys(users)
+        if fresh:
             # How long a message of the past took says nothing of how quick this process is.
-            is_measured = self._is_live and not self._done
-            self._done.add(user)
-            self._outbox.on_sent(self.message, user, is_measured)
+            is_measured = self._is_live and not done
+            done.update(fresh)
+            self._outbox.on_sent(self.message, list(fresh), is_measured)
 
 
 class Outbox:
@@ -57,7 +62,9 @@ class Outbox:
         self._wants_acks = wants_acks
         self._dirty: deque[Peer] = deque()
         self._handle: asyncio.Handle | None = None
-        self._sent: list[Event] = []
+        self._sent: list[tuple[Event, Sequence[str]]] = []
+        #: What is written at the end of a slice.
+        self.writes = Writes()
         #: Messages written and not yet counted in the metrics.
         self.pushed = 0
 
@@ -84,6 +91,7 @@ class Outbox:
             connection = dirty.popleft()
             connection.is_dirty = False
             connection.flush()
+        self.writes.write_all()
         if dirty and self._handle is None:
             self._handle = asyncio.get_running_loop().call_soon(self.flush)
         self._post()
@@ -96,26 +104,30 @@ class Outbox:
         self._dirty.clear()
         self._post()
 
-    def on_sent(self, message: Message, user: str, is_measured: bool) -> None:
-        """Note that a user has a message on one socket; the event goes with this tick's others."""
+    def on_sent(self, message: Message, users: Sequence[str], is_measured: bool) -> None:
+        """Note that users have a message on one socket; the events go with this tick's others."""
         at_s = self._now()
         if is_measured:
             self._metrics.ingest_to_push.observe(max(0.0, at_s - message.timestamp_ms / 1000))
-        self._sent.append(
-            Event(
-                id=message.id,
-                day=message.day.isoformat(),
-                digest=message.digest,
-                user=user,
-                channel="ws",
-                stage="sent",
-                attempt=1,
-                at=int(at_s * 1000),
-                pod=self._pod,
-                # Without acks `sent` is the end: whoever judges the delivery must know.
-                detail=None if self._wants_acks(user) else NO_ACKS,
-            )
+        wants_acks = self._wants_acks
+        silent = [user for user in users if not wants_acks(user)]
+        event = Event(
+            id=message.id,
+            day=message.day.isoformat(),
+            digest=message.digest,
+            user="",
+            channel="ws",
+            stage="sent",
+            attempt=1,
+            at=int(at_s * 1000),
+            pod=self._pod,
         )
+        if len(silent) < len(users):
+            quiet = frozenset(silent)
+            self._sent.append((event, [user for user in users if user not in quiet] if quiet else users))
+        if silent:
+            # Without acks `sent` is the end: whoever judges the delivery must know.
+            self._sent.append((msgspec.structs.replace(event, detail=NO_ACKS), silent))
 
     def _post(self) -> None:
         if self.pushed:
@@ -123,4 +135,5 @@ class Outbox:
             self.pushed = 0
         if self._sent:
             sent, self._sent = self._sent, []
-            self._events.post(sent)
+            for event, users in sent:
+                self._events.post_alike(event, users)

@@ -5,10 +5,11 @@ A WebSocket is one kind (`connection`), others have the same methods: nothing in
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Final, Protocol
 
-from notifyd.push.protocol import CloseCode, Hello
+from notifyd.push.protocol import CloseCode, Hello, join_frames
 from notifyd.push.websocket import encode_frame
 
 if TYPE_CHECKING:
@@ -33,8 +34,8 @@ class State(Enum):
 class Note(Protocol):
     """What wants to know that a frame was written."""
 
-    def on_written(self, user: str) -> None:
-        """`user` has it on one socket at least."""
+    def on_written(self, users: Sequence[str]) -> None:
+        """These have it, each on one socket more."""
 
 
 class Frame:
@@ -43,20 +44,26 @@ class Frame:
     `cursor` is the one that a `welcome` or `pos` gives.
     """
 
-    __slots__ = ("_wire", "cursor", "note", "payload")
+    __slots__ = ("cursor", "note", "payload", "wire")
 
     def __init__(self, payload: bytes, note: Note | None = None, *, cursor: str | None = None) -> None:
         self.payload = payload
         self.note = note
         self.cursor = cursor
-        self._wire: bytes | None = None
+        #: The whole WebSocket frame.
+        self.wire = encode_frame(payload)
 
-    @property
-    def wire(self) -> bytes:
-        """The whole WebSocket frame."""
-        if self._wire is None:
-            self._wire = encode_frame(self.payload)
-        return self._wire
+
+def join(frames: Sequence[Frame]) -> bytes:
+    """Return what is due together as one WebSocket frame."""
+    return frames[0].wire if len(frames) == 1 else encode_frame(join_frames([f.payload for f in frames]))
+
+
+def tell(frames: Sequence[Frame], users: Sequence[str]) -> None:
+    """Tell who wants to know that these were written to one socket of each of `users`."""
+    for frame in frames:
+        if frame.note is not None:
+            frame.note.on_written(users)
 
 
 class Acker(Protocol):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, cast
 
-from notifyd.push.peer import JOIN_BYTES, Frame, State
+from notifyd.push.peer import JOIN_BYTES, Frame, State, tell
 from notifyd.push.protocol import ERROR_OF, CloseCode, Hello, encode_error
 
 if TYPE_CHECKING:
@@ -176,9 +176,7 @@ class EventStream(asyncio.Protocol):
                 done += 1
             self._unflushed -= size
             self._write(b"".join(map(encode_event, group)))
-            for frame in group:
-                if frame.note is not None:
-                    frame.note.on_written(self.user)
+            tell(group, (self.user,))
         if done:
             self._pending = pending[done:]
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
-from notifyd.delivery.event import Event, encode_events
+from notifyd.delivery.event import Event, encode_alike, encode_events
 from notifyd.errors import NotifydError, TransientError
 from notifyd.log import get_logger
 from notifyd.metrics import Metrics
@@ -23,15 +23,17 @@ _MAX_POSTED: Final = 20_000
 
 
 class _Buffer:
-    """What waits for one partition: the events, and the future of those who wait for them.
+    """What waits for one partition: `count` events, some of them encoded already, and the future of
+    those who wait for them.
 
     `is_due` once it has lingered: it goes as soon as the record before it has arrived.
     """
 
-    __slots__ = ("events", "flushed", "is_due", "posted")
+    __slots__ = ("count", "events", "flushed", "is_due", "posted")
 
     def __init__(self, flushed: asyncio.Future[None]) -> None:
-        self.events: list[Event] = []
+        self.events: list[Event | bytes] = []
+        self.count = 0
         self.is_due = False
         self.posted = 0
         self.flushed = flushed
@@ -79,19 +81,42 @@ class EventWriter:
             # Shielded: who is cancelled must not take the flush away from others who share it.
             await asyncio.shield(flushed)
 
-    def post(self, events: Sequence[Event]) -> None:
-        """Hand over events that may be lost; never blocks. Above a bound they are dropped and counted."""
-        for event in events:
-            if self._posted >= _MAX_POSTED or self._is_stopped:
-                self._metrics.events_dropped.labels("stopped" if self._is_stopped else "buffer_full").inc()
-                if not self._is_dropping:
-                    self._is_dropping = True
-                    self._logger.warning("events_dropped", reason="buffer_full", stage=event.stage)
-                continue
-            self._posted += 1
-            self._add(event).posted += 1
+    def post_alike(self, event: Event, users: Sequence[str]) -> None:
+        """Hand over the same event of each of `users`, which may be lost; never blocks. Above a bound they
+        are dropped and counted.
+        """
+        room = 0 if self._is_stopped else max(0, _MAX_POSTED - self._posted)
+        if len(users) > room:
+            self._drop(event, len(users) - room)
+        at, end = 0, min(room, len(users))
+        while at < end:
+            buffer = self._buffer_of(event)
+            part = users[at : min(end, at + _MAX_EVENTS - buffer.count)]
+            at += len(part)
+            self._posted += len(part)
+            buffer.posted += len(part)
+            buffer.events.append(encode_alike(event, part))
+            self._count(event, buffer, len(part))
+
+    def _drop(self, event: Event, count: int) -> None:
+        self._metrics.events_dropped.labels("stopped" if self._is_stopped else "buffer_full").inc(count)
+        if not self._is_dropping:
+            self._is_dropping = True
+            self._logger.warning("events_dropped", reason="buffer_full", stage=event.stage)
 
     def _add(self, event: Event) -> _Buffer:
+        buffer = self._buffer_of(event)
+        buffer.events.append(event)
+        self._count(event, buffer, 1)
+        return buffer
+
+    def _count(self, event: Event, buffer: _Buffer, count: int) -> None:
+        buffer.count += count
+        self._metrics.events_written.labels(self._role, event.stage).inc(count)
+        if buffer.count >= _MAX_EVENTS:
+            self._flush(partition_of(event.id, self._partitions))
+
+    def _buffer_of(self, event: Event) -> _Buffer:
         if not self._partitions:
             raise TransientError("the event writer is not started", reason="producer_stopped")
         partition = partition_of(event.id, self._partitions)
@@ -101,10 +126,6 @@ class EventWriter:
             buffer = self._buffers[partition] = _Buffer(loop.create_future())
             buffer.flushed.add_done_callback(_consume)
             loop.call_later(self._linger_s, self._flush_this, partition, buffer)
-        buffer.events.append(event)
-        self._metrics.events_written.labels(self._role, event.stage).inc()
-        if len(buffer.events) >= _MAX_EVENTS:
-            self._flush(partition)
         return buffer
 
     def _flush_this(self, partition: int, buffer: _Buffer) -> None:

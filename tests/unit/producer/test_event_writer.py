@@ -88,11 +88,15 @@ async def test_events_of_a_message_keep_their_order_over_many_records(
     writer: EventWriter, producer: FakeProducer
 ) -> None:
     producer.gate.clear()
+    tasks = []
     for start in range(0, 3000, 100):
-        writer.post([event("a", at=number) for number in range(start, start + 100)])
-        await asyncio.sleep(0)
+        for number in range(start, start + 100, 2):
+            writer.post_alike(event("a", at=number), ["alice"])
+            tasks.append(asyncio.create_task(writer.write([event("a", at=number + 1)])))
+            await asyncio.sleep(0)
     producer.gate.set()
     await writer.stop()
+    await asyncio.gather(*tasks)
     assert len(producer.sent) >= 6
     assert stages_in(producer, "a") == list(range(3000))
 
@@ -133,13 +137,14 @@ async def test_post_never_blocks_and_drops_above_its_bound(producer: FakeProduce
     writer = EventWriter(producer, Topics.of(settings), settings, metrics, role="ws")  # type: ignore[arg-type]
     await writer.start()
     producer.gate.clear()
-    writer.post([event(f"m{number}") for number in range(20_010)])
+    for number in range(10):
+        writer.post_alike(event(f"m{number}"), [f"user-{user}" for user in range(2001)])
     dropped = metrics.registry.get_sample_value("notifyd_events_dropped_total", {"reason": "buffer_full"})
     assert dropped == 10
     producer.gate.set()
     await writer.stop()
     assert sum(len(decode_events(record.value or b"")) for record in producer.sent) == 20_000
-    writer.post([event("late")])
+    writer.post_alike(event("late"), ["alice"])
     assert metrics.registry.get_sample_value("notifyd_events_dropped_total", {"reason": "stopped"}) == 1
 
 

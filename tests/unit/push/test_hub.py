@@ -152,6 +152,7 @@ async def test_sent_is_told_once_per_user_and_only_when_written(world):
 async def test_a_reader_that_does_not_read_is_cut_and_others_are_not(world):
     slow, slow_transport = world.join("alice")
     _, quick_transport = world.join("alice")
+    slow.pause_writing()
     slow_transport.buffered = 256 * 1024 + 1
     assert world.hub.publish(world.message(), 0, 0) == 1
     assert slow_transport.is_aborted

@@ -7,14 +7,18 @@ import time
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from multidict import MultiDict
 
 from notifyd.metrics import Metrics
 from notifyd.push import encoding
+from notifyd.push.acks import read_marks
 from notifyd.push.connection import Connection
 from notifyd.push.hub import Hub
 from notifyd.push.peer import Frame, State
-from notifyd.push.protocol import CloseCode, Hello
+from notifyd.push.protocol import MAX_IDS, MAX_VERSIONS, CloseCode, Hello
+from notifyd.push.requests import Refusal
 from notifyd.push.sse import read_hello
 from notifyd.push.stream import EventStream, encode_event
 from notifyd.push.unacked import AFTER_S, LOOK_S
@@ -164,3 +168,41 @@ def test_what_a_browser_says_in_the_header_is_newer_than_its_url():
     assert read_hello(query, "new").cursor == "new"
     assert read_hello(MultiDict(), None) == Hello()
     assert read_hello(MultiDict([("cursor", "")]), "").cursor is None
+
+
+@given(
+    query=st.lists(
+        st.tuples(st.sampled_from(["cursor", "at", "content", "ack", "other"]), st.text(max_size=40)),
+        max_size=12,
+    ),
+    header=st.none() | st.text(max_size=40),
+)
+def test_any_query_is_read_or_refused(query, header):
+    try:
+        hello = read_hello(MultiDict(query), header)
+    except Refusal as refusal:
+        assert refusal.status == 400
+        assert {error["parameter"] for error in refusal.errors} <= {"cursor", "at", "content", "ack"}
+    else:
+        assert len(hello.content) <= MAX_VERSIONS
+
+
+_anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=70),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.sampled_from(["ack", "seen", "read", "x"]), inner, max_size=4)
+    ),
+    max_leaves=8,
+)
+
+
+@given(body=_anything.map(lambda value: json.dumps(value).encode()) | st.binary(max_size=60))
+def test_any_body_of_acks_is_read_or_refused(body):
+    try:
+        marks = read_marks(body)
+    except Refusal as refusal:
+        assert refusal.status == 400
+    else:
+        assert marks
+        assert all(0 < len(mark.ids) <= MAX_IDS for mark in marks)

@@ -23,9 +23,12 @@ TokenSource = str | Callable[[], str | Awaitable[str]]
 
 #: Full jitter between 0 and twice as much after each failure, up to the cap.
 _BACKOFF_S: Final = 0.5
-_BACKOFF_CAP_S: Final = 30.0
+_BACKOFF_CAP_S: Final = 15.0
 #: A connection that lived for this long was a good one: the next failure counts as the first.
 _GOOD_S: Final = 10.0
+#: A shorter one, that was welcomed, counts as so many failures at most. Otherwise servers that come and go
+#: make a device wait longer each time: 115 s in a storm of kills, where none was away for more than 15 s.
+_FAILURES_KEPT: Final = 2
 _CONNECT_TIMEOUT_S: Final = 10.0
 _ACK_LINGER_S: Final = 0.05
 #: Ids remembered to leave out what comes twice.
@@ -63,6 +66,7 @@ class PushClient:
     With a URL that ends in `/sse` (`https://push.example/v1/push/sse`) it receives by server-sent events, for
     networks that let no WebSocket through.
 
+    `url` may be several: each attempt takes the next, and only when all failed the waits become longer.
     `token` is a token, or a function (plain or async) that is asked for one at each connection.
     Messages that come twice are left out. With `acks` a message is acknowledged when the next
     frame is asked for, so when the loop's body has ended; with `acks_itself=False` by `ack(id)`.
@@ -78,7 +82,7 @@ class PushClient:
 
     def __init__(
         self,
-        url: str,
+        url: str | Sequence[str],
         token: TokenSource,
         *,
         cursor: str | None = None,
@@ -91,7 +95,7 @@ class PushClient:
         on_gap: Callable[[Frame], Awaitable[None] | None] | None = None,
         random_: random.Random | None = None,
     ) -> None:
-        self.url = url
+        self._urls = deque([url] if isinstance(url, str) else url)
         self.cursor = cursor
         self._token = token
         self._reads = tuple(reads)
@@ -113,7 +117,7 @@ class PushClient:
         self._current: str | None = None
         self._heartbeat_s = _CONNECT_TIMEOUT_S
         self._opened_at: float | None = None
-        self._failures = 0
+        self._attempts = self._failures = 0
         self._move_at: float | None = None
         self._next_at = 0.0
         self._last_error: Frame = {}
@@ -151,6 +155,11 @@ class PushClient:
                     return frame
             await self._receive()
         raise StopAsyncIteration
+
+    @property
+    def url(self) -> str:
+        """The address of this connection, or of the next attempt."""
+        return self._urls[0]
 
     @property
     def unconfirmed(self) -> int:
@@ -347,15 +356,23 @@ class PushClient:
 
     async def _leave(self, why: str, *, wait_s: float | None = None) -> None:
         """Let go of the connection and choose the moment of the next: by backoff unless told."""
-        if self._opened_at is not None and self._now() - self._opened_at >= _GOOD_S:
-            self._failures = 0
+        if self._opened_at is not None:
+            is_good = self._now() - self._opened_at >= _GOOD_S
+            self._failures = 0 if is_good else min(self._failures, _FAILURES_KEPT)
         if wait_s is None:
-            ceiling_s = min(_BACKOFF_CAP_S, _BACKOFF_S * 2 ** min(self._failures, 16))
-            wait_s = self._random.uniform(0, ceiling_s)
-            self._failures += 1
+            wait_s = self._random.uniform(0, self._next_ceiling_s())
         await self._drop()
+        self._urls.rotate(-1)
         self._next_at = self._now() + wait_s
         self._say("waiting", f"{why}; again in {wait_s:.1f} s")
+
+    def _next_ceiling_s(self) -> float:
+        """Count one end; where there are several addresses, one of the others may be well."""
+        self._attempts += 1
+        if self._attempts % len(self._urls):
+            return _BACKOFF_S
+        self._failures += 1
+        return min(_BACKOFF_CAP_S, _BACKOFF_S * 2.0 ** min(self._failures - 1, 16))
 
     async def _drop(self) -> None:
         sender, link = self._sender, self._link

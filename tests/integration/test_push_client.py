@@ -22,6 +22,18 @@ class _AtOnce(random.Random):
         return a
 
 
+class _Ceilings(_AtOnce):
+    """Keeps the longest that each wait could have been."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[float] = []
+
+    def uniform(self, a: float, b: float) -> float:
+        self.seen.append(b)
+        return a
+
+
 async def next_message(client: PushClient) -> dict:
     async with asyncio.timeout(10):
         async for frame in client:
@@ -91,13 +103,11 @@ async def test_unconfirmed_acks_go_to_the_next_connection():
 
 async def test_a_drain_moves_the_client_to_another_server_within_the_window():
     async with running_push_server() as old, running_push_server() as new:
-        urls = iter([old.url, new.url])
-        client = PushClient(next(urls), old.token, random_=_AtOnce())
+        client = PushClient([old.url, new.url], old.token, random_=_AtOnce())
         async with client:
             await next_op(client, "welcome")
             draining = asyncio.create_task(old.hub.drain(1.0))
             await next_op(client, "drain")
-            client.url = next(urls)
             welcome = await next_op(client, "welcome")
             assert welcome["missing"] is None
             assert new.hub.connections == 1
@@ -131,6 +141,45 @@ async def test_a_server_that_comes_late_is_waited_for(unused_tcp_port: int):
         assert states[-1] == "open"
         await server.hub.drain(0)
         await runner.cleanup()
+
+
+async def test_servers_that_come_and_go_do_not_make_a_client_wait_longer_each_time():
+    async with running_push_server() as server:
+        waits = _Ceilings()
+        async with PushClient(server.url, server.token, random_=waits) as client:
+            await next_op(client, "welcome")
+            for _ in range(8):
+                for connection in list(server.hub._members.sockets):
+                    connection.abort()
+                await next_op(client, "welcome")
+        assert waits.seen == [0.5, 1, 2, 2, 2, 2, 2, 2]
+
+
+async def test_a_server_that_is_not_there_is_asked_less_and_less_often(unused_tcp_port: int):
+    waits = _Ceilings()
+    url = f"ws://127.0.0.1:{unused_tcp_port}/v1/push"
+    client = PushClient(url, "token", random_=waits)
+    async with client:
+        reading = asyncio.create_task(next_op(client, "welcome"))
+        await eventually(lambda: len(waits.seen) >= 8)
+        reading.cancel()
+    assert waits.seen[:8] == [0.5, 1, 2, 4, 8, 15, 15, 15]
+
+
+async def test_of_several_addresses_all_are_tried_before_the_waits_become_longer(unused_tcp_port: int):
+    gone = f"ws://127.0.0.1:{unused_tcp_port}/v1/push"
+    waits = _Ceilings()
+    async with running_push_server() as server:
+        async with PushClient([gone, gone, server.url], server.token, random_=waits) as client:
+            await next_op(client, "welcome")
+            assert client.url == server.url
+        assert waits.seen == [0.5, 0.5]
+    waits = _Ceilings()
+    async with PushClient([gone, gone], "token", random_=waits) as client:
+        reading = asyncio.create_task(next_op(client, "welcome"))
+        await eventually(lambda: len(waits.seen) >= 6)
+        reading.cancel()
+    assert waits.seen[:6] == [0.5, 0.5, 0.5, 1, 0.5, 2]
 
 
 async def test_an_async_token_source_is_asked_at_each_connection():

@@ -7,7 +7,6 @@ confirmed, `state AT_MS USER STATE` for each change of a connection, `end UNCONF
 from __future__ import annotations
 
 import asyncio
-import itertools
 import random
 
 import msgspec
@@ -37,9 +36,8 @@ class Device:
         self._user = user
         self._journal = journal
         self._chance = random.Random(f"{config.seed} {user}")
-        self._urls = itertools.cycle(self._chance.sample(config.urls, len(config.urls)))
         self._client = PushClient(
-            next(self._urls),
+            self._chance.sample(config.urls, len(config.urls)),
             issue_token(settings, user, ttl_s=_TOKEN_TTL_S),
             on_connection=self._on_connection,
             random_=self._chance,
@@ -47,8 +45,6 @@ class Device:
 
     def _on_connection(self, state: str, _: str) -> None:
         self._journal.write("state", now_ms(), self._user, state)
-        if state == "waiting":
-            self._client.url = next(self._urls)
 
     async def _read(self) -> None:
         async for frame in self._client:

@@ -93,34 +93,14 @@ def _read(file: str) -> bytes:
 
 
 def _check(source: bytes, at_ms: int, limits: Limits) -> Iterator[_Checked]:
+    from notifyd.delivery.contact import find_contact_faults
     from notifyd.message.envelope import find_faults
 
     for line, value in _envelopes(source):
         faults = find_faults(value, timestamp_ms=at_ms, limits=limits)
         told = {fault.field for fault in faults}
-        faults += [fault for fault in _contact_faults(value) if fault.field not in told]
+        faults += [fault for fault in find_contact_faults(value) if fault.field not in told]
         yield _Checked(line, _id_of(value), faults)
-
-
-def _contact_faults(value: bytes) -> Iterator[InvalidMessage]:
-    """Judge `content.contacts` as the channels will; elsewhere they stay raw."""
-    import msgspec
-
-    from notifyd.delivery.contact import contact_for
-
-    raw_fields = dict[str, msgspec.Raw]
-    try:
-        content = msgspec.json.decode(value, type=raw_fields)["content"]
-        contacts = msgspec.json.decode(
-            msgspec.json.decode(content, type=raw_fields)["contacts"], type=raw_fields | None
-        )
-    except (KeyError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return  # it is told of already, or there are none
-    for user in contacts or ():
-        try:
-            contact_for(contacts, user)
-        except InvalidMessage as error:
-            yield error
 
 
 def _envelopes(source: bytes) -> Iterator[tuple[int, bytes]]:

@@ -113,6 +113,28 @@ def contact_for(contacts: Mapping[str, msgspec.Raw] | None, user: str) -> Contac
     return contact
 
 
+def find_contact_faults(value: bytes) -> list[InvalidMessage]:
+    """Find what is wrong with the `content.contacts` of an envelope, one fault a user.
+
+    Only `deliver` reads them, so `decode` leaves them raw. Nothing of an envelope that cannot be read.
+    """
+    raw_fields = dict[str, msgspec.Raw]
+    try:
+        content = msgspec.json.decode(value, type=raw_fields)["content"]
+        contacts = msgspec.json.decode(
+            msgspec.json.decode(content, type=raw_fields)["contacts"], type=raw_fields | None
+        )
+    except (KeyError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return []  # told of elsewhere, or there are none
+    faults = []
+    for user in contacts or ():
+        try:
+            contact_for(contacts, user)
+        except InvalidMessage as error:
+            faults.append(error)
+    return faults
+
+
 def is_muted(contact: Contact, *, type: str | None, channel: str, at_ms: int, critical: bool = False) -> bool:
     """Say whether a rule of `contact` mutes a message of `type` on `channel` at `at_ms` (Unix, ms).
 

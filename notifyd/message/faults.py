@@ -127,7 +127,7 @@ class _Inspection:
     def _read(self, name: str, kind: type[_T], word: str) -> _T | None:
         raw = self._fields.get(name)
         if raw is None:
-            near = _near(name, self._fields)
+            near = near_key(name, self._fields)
             remedy = f'rename "{near}" to "{name}"' if near else f"add {_EXAMPLES[name]}"
             self._fault(name, "is missing", "missing_field", remedy)
             return None
@@ -226,8 +226,8 @@ class _Inspection:
         self._fault(field, rule, "date_out_of_range", remedy)
 
 
-def _near(name: str, fields: dict[str, msgspec.Raw]) -> str | None:
-    """Find the unknown key that was probably meant to be `name`."""
+def near_key(name: str, fields: dict[str, msgspec.Raw]) -> str | None:
+    """Find the unknown key that was probably meant to be `name`, one of `NAMES`."""
     if len(fields) > _MAX_KEYS_COMPARED:
         return None
     unknown = {key.casefold(): key for key in fields if key not in NAMES and len(key) <= 64}

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import inspect
-import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Final, Literal, Self, TypedDict, Unpack
+from typing import Any, Literal, Self, TypedDict, Unpack
 
 import msgspec
 
@@ -19,15 +18,10 @@ from notifyd.log import get_logger
 from notifyd.message.build import build_envelope
 from notifyd.message.envelope import Limits, Message, decode, find_faults
 from notifyd.metrics import Metrics
+from notifyd.producer.record import record_of
 from notifyd.settings import Settings, load_settings
 from notifyd.stream.producer import OutRecord, Producer, RecordPlace
 from notifyd.stream.topics import Topics
-
-#: `ce_type` of a message whose content names no type; CloudEvents 1.0 demands one.
-DEFAULT_TYPE: Final = "notifyd.message"
-
-# https://www.w3.org/TR/trace-context/#traceparent-header
-_TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 class Parts(TypedDict, total=False):
@@ -253,8 +247,8 @@ class Notifier:
         key_bytes = key.encode() if isinstance(key, str) else key
         if key_bytes is None:
             key_bytes = message.id.encode()
-        headers = _headers(message, traceparent)
-        return Outgoing(message.id, value, key_bytes), OutRecord(self._topic, value, key_bytes, headers)
+        record = record_of(message, self._topic, key=key_bytes, traceparent=traceparent)
+        return Outgoing(message.id, value, key_bytes), record
 
     def _build(self, parts: Mapping[str, Any]) -> bytes:
         filled = dict(parts)
@@ -304,18 +298,3 @@ def _as_bytes(envelope: bytes | str | Mapping[str, Any]) -> bytes:
     if isinstance(envelope, str):
         return envelope.encode()
     return msgspec.json.encode(envelope)
-
-
-def _headers(message: Message, traceparent: str | None) -> tuple[tuple[str, bytes], ...]:
-    """CloudEvents 1.0 in Kafka's binary mode, and the trace context as it came."""
-    headers = [
-        ("content-type", b"application/json"),
-        ("ce_specversion", b"1.0"),
-        ("ce_id", message.id.encode()),
-        ("ce_type", (message.content.type or DEFAULT_TYPE).encode()),
-        ("ce_source", message.sender.encode()),
-    ]
-    # A broken trace context is dropped: tracing must never cost a message.
-    if traceparent is not None and _TRACEPARENT.fullmatch(traceparent):
-        headers.append(("traceparent", traceparent.encode()))
-    return tuple(headers)

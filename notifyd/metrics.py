@@ -28,6 +28,7 @@ class Metrics:
         self._stream()
         self._roles()
         self._push()
+        self._api()
 
     def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
         return Counter(name, meaning, labels, registry=self.registry)
@@ -157,3 +158,13 @@ class Metrics:
         self.ingest_bytes = self._counter(
             "notifyd_ws_ingest_bytes_total", "Bytes of messages read by this ws process."
         )
+
+    def _api(self) -> None:
+        self.api_requests = self._counter(
+            "notifyd_api_requests_total", "Requests answered, by HTTP status.", "route", "status"
+        )
+        self.api_seconds = self._histogram(
+            "notifyd_api_request_seconds", "From the head of a request to its answer.", "route"
+        )
+        self.api_in_flight = self._gauge("notifyd_api_in_flight_requests", "Requests being worked on.")
+        self.api_held_bytes = self._gauge("notifyd_api_held_bytes", "Bytes of the bodies of these.")

@@ -118,6 +118,22 @@ class Settings(BaseSettings):
     admin_host: str = Field("0.0.0.0", description="Address of health and metrics.")
     admin_port: int = Field(9090, ge=0, le=65535, description="Port of health and metrics; 0: any free one.")
 
+    # Messages by HTTP
+    api_max_body_bytes: int = Field(
+        1024 * 1024, gt=0, description="Body of one `POST /v1/messages`, a batch included."
+    )
+    api_max_batch: int = Field(1000, gt=0, description="Envelopes in one of them.")
+    api_max_requests: int = Field(
+        2000, gt=0, description="Requests of one process at a time; above it they are answered 429."
+    )
+    api_max_held_bytes: int = Field(
+        64 * 1024 * 1024, gt=0, description="The same in bytes of their bodies; what comes first counts."
+    )
+    api_body_timeout_s: float = Field(10.0, gt=0, description="How long a body may take to arrive.")
+    api_confirm_timeout_s: float = Field(
+        10.0, gt=0, description="How long Kafka may take to confirm; then the answer is 503, not confirmed."
+    )
+
     # Tokens
     jwt_secret: SecretStr | None = Field(None, description="HS256 key, for development; at least 32 bytes.")
     jwt_jwks_url: str | None = Field(None, description="Where the public keys (RS, ES, EdDSA) are published.")

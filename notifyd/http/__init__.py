@@ -1,1 +1,1 @@
-"""Health and metrics, and the public HTTP server."""
+"""Health and metrics, the public HTTP server, and what is served there."""

@@ -15,7 +15,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 #: What a page of a listed origin may send with a request, and read of an answer.
 _CORS_METHODS: Final = "GET, POST"
-_CORS_HEADERS: Final = "Authorization, Content-Type, Last-Event-ID"
+_CORS_HEADERS: Final = "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, traceparent"
 _CORS_EXPOSED: Final = "Retry-After"
 #: How long a browser need not ask again, in seconds.
 _CORS_MAX_AGE_S: Final = 600
@@ -40,7 +40,8 @@ class Refusal(Exception):
     """An answer other than 200, as problem details (RFC 9457).
 
     `code` is a stable word for programs, `detail` is for people, `errors` name each wrong part:
-    `{"pointer": "/ack/0", ...}` in a body, `{"parameter": "at", ...}` in a query, with a `detail` each.
+    `{"pointer": "/ack/0", ...}` in a body, `{"parameter": "at", ...}` in a query, with a `detail` each;
+    `extra` are further members.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Refusal(Exception):
         *,
         errors: Sequence[Mapping[str, str]] = (),
         headers: Mapping[str, str] | None = None,
+        extra: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(detail)
         self.status = status
@@ -58,6 +60,7 @@ class Refusal(Exception):
         self.detail = detail
         self.errors = errors
         self.headers = dict(headers or {})
+        self.extra = dict(extra or {})
 
     def response(self) -> web.Response:
         """Return it as aiohttp sends it."""
@@ -69,6 +72,7 @@ class Refusal(Exception):
         }
         if self.errors:
             body["errors"] = self.errors
+        body.update(self.extra)
         response = web.Response(
             body=msgspec.json.encode(body),
             status=self.status,

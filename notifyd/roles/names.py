@@ -14,6 +14,7 @@ ROLES: Final = {
     "persist": "stores messages and what happened to them in PostgreSQL",
     "sweep": "looks after what is unfinished: resends, releases what was scheduled",
     "ws": "pushes messages to connected users over WebSocket",
+    "api": "takes messages in by HTTP",
 }
 
 

@@ -284,6 +284,10 @@ def _role_class(name: str) -> type[Role]:
         from notifyd.roles.ws import WsRole
 
         return WsRole
+    if name == "api":
+        from notifyd.roles.api import ApiRole
+
+        return ApiRole
     raise PermanentError(f"there is no role {name!r}", reason="unknown_role")
 
 

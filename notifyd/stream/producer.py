@@ -174,6 +174,14 @@ class Producer:
         except (kafka.KafkaError, OSError, TimeoutError) as error:
             raise as_notifyd_error(error, f"partitions of {topic}") from error
 
+    async def recover(self) -> None:
+        """Start anew where no broker is left that this producer knew, and others answer.
+
+        `send_held` sees to that by itself; it is for who sends with a limit, and finds the broker away.
+        """
+        if self._inner is not None:
+            await self._leave_if_lost(self._inner)
+
     async def send_each(
         self, records: Sequence[OutRecord], *, timeout_s: float | None = None
     ) -> list[RecordPlace | NotifydError]:

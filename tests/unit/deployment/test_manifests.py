@@ -110,6 +110,28 @@ def test_services_and_budgets_select_the_pods_of_a_deployment() -> None:
         assert service["spec"]["selector"] in labels
 
 
+def test_a_service_leads_to_a_port_of_its_pods() -> None:
+    ports = {
+        str(d["spec"]["template"]["metadata"]["labels"]): {
+            port["name"] for port in d["spec"]["template"]["spec"]["containers"][0]["ports"]
+        }
+        for d in _of_kind("Deployment")
+    }
+    for service in _of_kind("Service"):
+        targets = {port["targetPort"] for port in service["spec"]["ports"]}
+        assert targets <= ports[str(service["spec"]["selector"])]
+
+
+def test_an_autoscaler_has_its_deployment_to_itself_and_only_scales_up() -> None:
+    deployments = {d["metadata"]["name"]: d["spec"] for d in _of_kind("Deployment")}
+    for scaler in _of_kind("HorizontalPodAutoscaler"):
+        spec = scaler["spec"]
+        assert "replicas" not in deployments.pop(spec["scaleTargetRef"]["name"])
+        assert 2 <= spec["minReplicas"] < spec["maxReplicas"]
+        assert spec["behavior"]["scaleDown"]["selectPolicy"] == "Disabled"
+    assert all(spec["replicas"] >= 2 for spec in deployments.values())
+
+
 def test_the_kustomization_lists_every_manifest_but_the_example() -> None:
     (kustomization,) = _documents(K8S / "kustomization.yaml")
     files = {path.name for path in K8S.glob("*.yaml")} - {"kustomization.yaml", "secret.example.yaml"}

@@ -92,6 +92,7 @@ class EventLink:
         self._texts: asyncio.Queue[bytes | None] = asyncio.Queue(_AHEAD)
         self._reader = asyncio.create_task(self._read(), name="read server-sent events")
         self._close_code = _LOST
+        self._name = ""
 
     @classmethod
     async def open(cls, session: aiohttp.ClientSession, url: URL, token: str, hello: Frame) -> EventLink:
@@ -126,7 +127,7 @@ class EventLink:
         while not self._reader.done():
             try:
                 async with self._session.post(
-                    url, json={frame["op"]: frame["ids"]}, headers=self._headers
+                    url, json={"session": self._name, frame["op"]: frame["ids"]}, headers=self._headers
                 ) as answer:
                     if answer.status == 200:
                         said = await answer.json()
@@ -169,6 +170,9 @@ class EventLink:
     async def _give(self, text: bytes) -> None:
         if text.startswith(b'{"op":"error"'):
             self._close_code = int(msgspec.json.decode(text).get("close", _LOST))
+        elif text.startswith(b'{"op":"welcome"'):
+            # Acks name it, so that this device is not told what it said itself.
+            self._name = msgspec.json.decode(text)["session"]
         await self._texts.put(text)
 
     async def _read_refusal(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,8 +13,11 @@ from notifyd.message.envelope import new_id
 from notifyd.push.protocol import CloseCode
 from tests.fixtures.processes import NOTIFYD, clean_environment
 from tests.fixtures.push import SECRET, PushServer, make_message, running_push_server
+from tests.fixtures.roles import surroundings
 from tests.fixtures.waiting import eventually
 from tests.integration.test_push_client import _AtOnce, next_message, next_op
+from tests.integration.test_push_resume import ws_pod
+from tests.integration.test_push_signals import devices
 
 
 def listen(server: PushServer, **more) -> PushClient:
@@ -140,3 +144,16 @@ async def test_listen_by_server_sent_events_as_it_is_installed(tmp_path):
         assert [frame["op"] for frame in frames] == ["welcome", "msg"]
         assert process.returncode == 0
         assert [(event.id, event.stage) for event in server.events.written] == [(message.id, "acked")]
+
+
+async def test_devices_of_both_kinds_learn_what_the_other_read_and_not_what_they_did(settings):
+    async with surroundings(settings) as around, ws_pod(around.context) as pod:
+        by_events = SimpleNamespace(url=pod.url.replace("ws:", "http:") + "/sse")
+        async with devices(around, pod, by_events) as (phone, behind_proxy):
+            ids = [new_id() for _ in range(2)]
+            behind_proxy.client.mark("read", ids[0])
+            await eventually(lambda: phone.states, what="the state of what the other read")
+            phone.client.mark("read", ids[1])
+            await eventually(lambda: behind_proxy.states, what="the state by server-sent events")
+            assert [frame["ids"] for frame in phone.states] == [[ids[0]]]
+            assert [frame["ids"] for frame in behind_proxy.states] == [[ids[1]]]

@@ -21,9 +21,9 @@ PYTHON ?=
 export PYTHON
 
 CODE := notifyd $(wildcard tests benchmarks)
-TESTS := $(wildcard tests/unit tests/integration tests/acceptance)
+TESTS := $(wildcard tests/unit tests/integration tests/acceptance tests/browser)
 
-.PHONY: help setup dev test check kafka bench storm clean
+.PHONY: help setup dev test check kafka client bench storm clean
 
 help: ## Show this
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -35,7 +35,7 @@ dev: setup ## Run everything here: broker, PostgreSQL, every role. Ctrl-C ends i
 	@exec $(BIN)/notifyd dev $(ARGS)
 
 test: setup ## Run all tests, on Apache Kafka once `make kafka` fetched it
-	@echo "test: unit, integration and acceptance tests; real processes, broker and database"
+	@echo "test: unit, integration, acceptance and browser tests; real processes, broker, database and browser"
 	@$(BIN)/python -m pytest $(TESTS) $(ARGS) || { code=$$?; \
 	  [ $$code -ne 5 ] || echo "test: no test was found, which counts as a failure" >&2; exit $$code; }
 
@@ -47,6 +47,10 @@ check: setup ## Lint, format, types, layers
 
 kafka: ## Fetch Apache Kafka into .kafka (needs Java 17 and Maven)
 	@tools/kafka/fetch.sh
+
+client: ## Build clients/js into the page that `notifyd dev` serves (needs Node 20 or later)
+	cd clients/js && npm ci --no-audit --no-fund && npm run build
+	cp clients/js/dist/notifyd.js notifyd/http/pages/notifyd.js
 
 bench: setup ## Run the benchmarks, or one: make bench NAME=engine
 	@$(BIN)/python -m benchmarks $(NAME) $(ARGS)

@@ -11,6 +11,8 @@ from typing import Final, Protocol
 
 import msgspec
 
+from notifyd.delivery.pod import is_position
+
 #: Delivery stages in the order that a tie within one attempt is decided by (the later wins).
 STAGES: Final = (
     "scheduled",
@@ -78,8 +80,11 @@ def encode_alike(event: Event, users: Sequence[str]) -> bytes:
 
 
 def decode_events(value: bytes) -> list[Event]:
-    """Decode the value of one record of the events topic; raises `msgspec.MsgspecError`."""
-    return _decoder.decode(value)
+    """Decode the value of one record of the events topic; raises `msgspec.MsgspecError`.
+
+    A record that is the position of a process (`delivery/pod.py`) holds none.
+    """
+    return [] if is_position(value) else _decoder.decode(value)
 
 
 class EventSink(Protocol):

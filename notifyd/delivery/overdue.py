@@ -139,4 +139,4 @@ def _judge_push(one: Overdue, progress: Progress, now_ms: int) -> Verdict:
     if any(pod.done.get(one.partition, 0) <= one.offset for pod in live):
         return Later(LATER_S, "ws")
     lost = any(not pod.is_live and pod.done.get(one.partition, 0) <= one.offset for pod in speaks)
-    return Settle("stored", POD_LOST if lost or not live else ABSENT)
+    return Settle("stored", POD_LOST if lost or not speaks else ABSENT)

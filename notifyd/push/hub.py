@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from notifyd.delivery.event import EventSink
@@ -107,6 +107,11 @@ class Hub:
             now=now,
             monotonic=monotonic,
         )
+
+    @property
+    def positions(self) -> Mapping[int, int]:
+        """Offset per partition up to which every message has been looked at."""
+        return self._window.ends
 
     @property
     def connections(self) -> int:

@@ -20,6 +20,7 @@ from notifyd.push.hub import Hub
 from notifyd.push.window import ENTRY_BYTES
 from notifyd.roles.context import RoleContext
 from notifyd.roles.past import StoredMessages
+from notifyd.roles.positions import Positions
 from notifyd.roles.streaming import StreamingRole, group_of
 from notifyd.settings import Settings
 from notifyd.stream.batch import Batch, Record
@@ -76,6 +77,9 @@ class WsRole(StreamingRole):
         )
         self._verifier = TokenVerifier(settings)
         self._unread: dict[int, int] | None = None
+        #: From where on messages were pushed: what lay before was there when this process came.
+        self._pushed_from: dict[int, int] = {}
+        self._positions = Positions(context, self._events, self._hub, self._pushed_from)
         self._continued: dict[int, int] = {}
         add_push_routes(context.public, self._hub, self._verifier, settings)
         self.app.add_agent([context.topics.messages], self._read, name="ws")
@@ -90,12 +94,14 @@ class WsRole(StreamingRole):
         """Read; the public server lets clients in once the group is joined and the window is filled."""
         await self._events.start()
         await super().start()
+        await self._positions.start()
 
     async def stop(self) -> None:
         """Send the clients elsewhere, then stop reading: what came meanwhile still reaches them."""
         settings = self.context.settings
         await self._hub.drain(settings.drain_s * _DRAIN_SHARE)
         await super().stop()
+        await self._positions.stop(settings.stop_step_s / 2)
         # Nobody reads in it again.
         await delete_group(settings, self.app.options.group, limit_s=settings.stop_step_s / 2)
         await self._verifier.stop()
@@ -114,10 +120,13 @@ class WsRole(StreamingRole):
         messages = {tp: start for tp, start in starts.items() if tp.topic == self.context.topics.messages}
         if self._unread is None and messages:
             self._unread = {tp.partition: start.end for tp, start in messages.items()}
+            self._pushed_from.update(self._unread)
         for tp, start in messages.items():
             position = self._hub.position(tp.partition)
             if position is None or start.end < position:
                 self._hub.begin(tp.partition, start.offset)
+                if position is not None:
+                    self._pushed_from[tp.partition] = start.offset
             elif start.is_continued:
                 self._continued[tp.partition] = start.offset
 
@@ -128,6 +137,8 @@ class WsRole(StreamingRole):
             del self._continued[partition]
             self._hub.advance(partition, start)
         elif start > (self._hub.position(partition) or 0):
+            if self._hub.position(partition) is not None:
+                self._pushed_from[partition] = start
             self._hub.begin(partition, start)
 
     def _is_filled(self) -> bool:

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Final, TypeVar
 
+from notifyd.delivery.pod import PodPosition
 from notifyd.metrics import Metrics
 from notifyd.store.batch import (
     CHECK_AFTER_S,
@@ -27,6 +28,7 @@ from notifyd.store.errors import MissingPartition, RowError
 from notifyd.store.events import EventRow, read_events, write_events
 from notifyd.store.messages import write_messages
 from notifyd.store.pool import Database, Transaction
+from notifyd.store.positions import read_position, write_positions
 from notifyd.store.sql import query
 
 __all__ = ["MessageRow", "PersistStore", "Refused", "Written"]
@@ -104,12 +106,20 @@ class PersistStore:
         place = await self._place(topic, partition)
         rows: list[EventRow] = []
         refused: list[Refused] = []
+        positions: list[PodPosition] = []
         for offset, value in values:
-            read = read_events(EventRecord(value, offset))
+            record = EventRecord(value, offset)
+            position = read_position(record)
+            if isinstance(position, PodPosition):
+                positions.append(position)
+                continue
+            read = read_events(record) if position is None else position
             if isinstance(read, Refused):
                 refused.append(read)
             else:
                 rows += read
+        current = [position for position in positions if position.incarnation == self._incarnation]
+        await write_positions(self._database, place.incarnation, current)
         return await self._write(
             place, start, end, rows=rows, unread=refused, work=write_events, on_refused=on_refused
         )

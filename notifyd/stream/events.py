@@ -81,6 +81,12 @@ class EventWriter:
             # Shielded: who is cancelled must not take the flush away from others who share it.
             await asyncio.shield(flushed)
 
+    async def settle(self) -> None:
+        """Return once everything handed over before has an end: acknowledged, or lost for good."""
+        waits = [*(buffer.flushed for buffer in self._buffers.values()), *self._flushes]
+        if waits:
+            await asyncio.wait(waits)
+
     def post_alike(self, event: Event, users: Sequence[str]) -> None:
         """Hand over the same event of each of `users`, which may be lost; never blocks. Above a bound they
         are dropped and counted.

@@ -16,6 +16,7 @@ from notifyd.message.ids import new_id
 from notifyd.roles.deliver import DeliverRole
 from notifyd.roles.persist import PersistRole
 from notifyd.roles.sweep import SweepRole
+from notifyd.roles.ws import WsRole
 from notifyd.settings import Settings
 from tests.fixtures.roles import surroundings
 from tests.fixtures.waiting import eventually
@@ -157,6 +158,33 @@ async def test_a_scheduled_message_is_released_when_it_is_due(quick: Settings) -
     assert ("notifyd-release", b"1") in release.headers
     assert release.timestamp >= due.timestamp() * 1000
     assert rows(quick, "select count(*) from inbox") == [(1,)]
+
+
+async def test_a_push_to_an_absent_user_is_stored_and_no_loss(quick: Settings) -> None:
+    # A position comes every five seconds.
+    settings = quick.model_copy(update={"jwt_secret": SecretStr("s" * 32), "sweep_check_after_s": 8.0})
+    async with (
+        surroundings(settings) as around,
+        around.running(PersistRole),
+        around.running(SweepRole),
+        around.running(WsRole),
+    ):
+        await around.send(id=new_id(), to=["alice"], title="Hi")
+        await all_are(settings, "stored", 1)
+    assert rows(settings, "select reason from delivery") == [("absent",)]
+    assert rows(settings, "select state from message") == [("done",)]
+    # As it left it said that it speaks no more.
+    assert rows(settings, "select count(*) from pod_position where expires_at > now()") == [(0,)]
+    assert not around.failures
+
+
+async def test_a_push_of_a_process_that_is_gone_is_told_as_such(quick: Settings) -> None:
+    async with surroundings(quick) as around, around.running(PersistRole):
+        await around.send(id=new_id(), to=["alice"], title="Hi")
+        await eventually(lambda: rows(quick, "select count(*) from delivery") == [(1,)], what="the row")
+        async with around.running(SweepRole):
+            await all_are(quick, "stored", 1)
+    assert rows(quick, "select reason from delivery") == [("pod_lost",)]
 
 
 async def test_a_second_sweeper_stands_by_and_takes_over(quick: Settings) -> None:

@@ -105,6 +105,8 @@ PUSH: dict[str, Any] = {"channel": "ws"}
         ((Pod({3: 0}, {3: 11}, True), Pod({3: 0}, {3: 9}, False)), Settle("stored", "pod_lost")),
         # One is gone that had.
         ((Pod({3: 0}, {3: 11}, True), Pod({3: 0}, {3: 11}, False)), Settle("stored", "absent")),
+        # All are gone, and had passed it as they left.
+        ((Pod({3: 0}, {3: 11}, False),), Settle("stored", "absent")),
         # Nobody is left who was there.
         ((Pod({3: 15}, {3: 20}, True),), Settle("stored", "pod_lost")),
         ((), Settle("stored", "pod_lost")),

@@ -13,6 +13,9 @@ ABSENT: Final = "absent"
 POD_LOST: Final = "pod_lost"
 NO_OUTCOME: Final = "no_outcome"
 NOT_ACKNOWLEDGED: Final = "not_acknowledged"
+#: Reason of a delivery that is done only where the user has not seen the message by its `due_at`.
+FALLBACK: Final = "fallback"
+SEEN: Final = "seen"
 
 #: How long a client may take to acknowledge what was sent to it before nobody waits for that any more.
 UNACKED_S: Final = 24 * 3600.0
@@ -26,7 +29,7 @@ class Overdue:
 
     `partition` and `offset` are where it came to be due, in `incarnation`; times are Unix milliseconds.
     `run` is that of its winning event; `resends` how many the broker has; `pending_run` that of one that
-    may be under way.
+    may be under way. `is_fallback`: nobody has begun with it; `is_seen`: the user has seen the message.
     """
 
     id: str
@@ -45,6 +48,8 @@ class Overdue:
     offset: int
     accepted_at_ms: int
     expires_at_ms: int | None
+    is_fallback: bool = False
+    is_seen: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +108,10 @@ def judge(one: Overdue, progress: Progress, *, now_ms: int, max_resends: int) ->
     """Say what becomes of it. What may still come by itself is left alone, however late it is."""
     if one.channel == "ws":
         return _judge_push(one, progress, now_ms)
-    late = _awaits(one, progress)
-    if late:
+    is_untouched = one.is_fallback and one.state == "pending" and one.pending_run is None
+    if is_untouched and one.is_seen:
+        return Settle("skipped", SEEN)
+    if not is_untouched and (late := _awaits(one, progress)):
         return Later(LATER_S, late)
     if one.expires_at_ms is not None and now_ms >= one.expires_at_ms:
         return Settle("expired", "expired")

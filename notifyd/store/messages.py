@@ -38,6 +38,8 @@ class MessageFacts(msgspec.Struct, gc=False, omit_defaults=True):
     x: int | None = None
     p: int = 0
     l: int = 0  # noqa: E741
+    f: tuple[str, ...] | None = None
+    fa: int | None = None
 
 
 def message_facts(row: MessageRow) -> MessageFacts | Refused:
@@ -49,6 +51,8 @@ def message_facts(row: MessageRow) -> MessageFacts | Refused:
         return Refused(row, error.reason, error.message)
     starts_ms = content.not_before_ms
     is_ahead = starts_ms is not None and starts_ms > message.timestamp_ms
+    fallback = content.fallback
+    others = tuple(name for name in fallback.channels if name not in content.channels) if fallback else ()
     return MessageFacts(
         o=row.offset,
         i=message.id,
@@ -64,6 +68,8 @@ def message_facts(row: MessageRow) -> MessageFacts | Refused:
         n=starts_ms if is_ahead else None,
         x=content.expires_at_ms(message.timestamp_ms),
         l=len(message.raw),
+        f=others or None,
+        fa=int(fallback.after_s * 1000) if fallback and others else None,
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
-from notifyd.delivery.overdue import Overdue, Pod
+from notifyd.delivery.overdue import FALLBACK, Overdue, Pod
 from notifyd.store.events import days_params
 from notifyd.store.pool import Database, Transaction
 from notifyd.store.sql import query
@@ -113,7 +113,7 @@ def _key(one: Overdue, **more: object) -> dict[str, object]:
 
 def _overdue(row: Sequence[Any]) -> Overdue:
     (message_id, day, user, channel, state, run, attempt, at_ms, resends, pending_run, digest, *rest) = row
-    incarnation, partition, offset, accepted_at_ms, expires_at_ms = rest
+    incarnation, partition, offset, accepted_at_ms, expires_at_ms, reason, is_seen = rest
     return Overdue(
         id=message_id,
         day=day,
@@ -131,4 +131,6 @@ def _overdue(row: Sequence[Any]) -> Overdue:
         offset=offset,
         accepted_at_ms=accepted_at_ms,
         expires_at_ms=expires_at_ms,
+        is_fallback=reason == FALLBACK,
+        is_seen=bool(is_seen),
     )

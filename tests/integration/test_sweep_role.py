@@ -11,13 +11,14 @@ import psycopg2
 import pytest
 from pydantic import SecretStr
 
-from notifyd.delivery.event import Event
+from notifyd.delivery.event import Event, encode_events
 from notifyd.message.ids import new_id
 from notifyd.roles.deliver import DeliverRole
 from notifyd.roles.persist import PersistRole
 from notifyd.roles.sweep import SweepRole
 from notifyd.roles.ws import WsRole
 from notifyd.settings import Settings
+from notifyd.stream.producer import OutRecord
 from tests.fixtures.roles import surroundings
 from tests.fixtures.waiting import eventually
 
@@ -142,13 +143,13 @@ async def test_what_never_gets_an_outcome_is_dead_after_the_last_resend(quick: S
 
 
 async def test_a_scheduled_message_is_released_when_it_is_due(quick: Settings) -> None:
-    due = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=4)
     async with (
         surroundings(quick) as around,
         around.running(PersistRole),
         around.running(DeliverRole),
         around.running(SweepRole),
     ):
+        due = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=3)
         await around.send(
             id=new_id(), to=["alice"], title="Hi", channels=["stub"], not_before=due.isoformat()
         )
@@ -185,6 +186,35 @@ async def test_a_push_of_a_process_that_is_gone_is_told_as_such(quick: Settings)
         async with around.running(SweepRole):
             await all_are(quick, "stored", 1)
     assert rows(quick, "select reason from delivery") == [("pod_lost",)]
+
+
+async def test_a_fallback_reaches_those_who_have_not_seen_it_by_then(quick: Settings) -> None:
+    async with surroundings(quick) as around, around.running(PersistRole), around.running(DeliverRole):
+        message_id = new_id()
+        await around.send(
+            id=message_id,
+            to=["alice", "bob"],
+            title="Hi",
+            channels=["ws"],
+            fallback={"after": "3s", "channels": ["stub"]},
+        )
+        await eventually(lambda: rows(quick, "select count(*) from delivery") == [(4,)], what="the rows")
+        seen = Event(
+            id=message_id, day="", digest="", user="bob", channel="ws", stage="seen", at=1, pod="ws-1"
+        )
+        await around.context.producer.send(OutRecord(around.topics.events, encode_events([seen])))
+        async with around.running(SweepRole):
+            await eventually(
+                lambda: (
+                    rows(quick, "select user_id, state from delivery where channel = 'stub' order by 1")
+                    == [("alice", "sent"), ("bob", "skipped")]
+                ),
+                every_s=0.2,
+                timeout_s=60,
+                what="the fallback",
+            )
+        (resend,) = await around.records(around.topics.resend)
+    assert ("notifyd-user", b"alice") in resend.headers
 
 
 async def test_a_second_sweeper_stands_by_and_takes_over(quick: Settings) -> None:

@@ -15,11 +15,12 @@ WITH due AS MATERIALIZED (
      WHERE d.message_id = due.message_id AND d.user_id = due.user_id AND d.channel = due.channel
        AND d.day = due.day AND d.next_check_at IS NOT NULL
     RETURNING d.message_id, d.user_id, d.channel, d.day, d.state, d.run, d.attempt, d.at, d.resends,
-              d.resend_run
+              d.resend_run, d.reason
 )
 SELECT c.message_id::text, c.day::text, c.user_id, c.channel, c.state, c.run, c.attempt, to_ms(c.at), c.resends,
        c.resend_run, encode(m.digest, 'hex'), incarnation.name, coalesce(i.kafka_partition, m.kafka_partition),
-       coalesce(i.kafka_offset, m.kafka_offset), to_ms(m.accepted_at), to_ms(m.expires_at)
+       coalesce(i.kafka_offset, m.kafka_offset), to_ms(m.accepted_at), to_ms(m.expires_at),
+       c.reason, i.seen_at IS NOT NULL OR i.read_at IS NOT NULL
   FROM claimed AS c
  CROSS JOIN LATERAL (SELECT * FROM message WHERE id = c.message_id AND day = c.day) AS m
   -- Of a message that was released the inbox has the position of the release.

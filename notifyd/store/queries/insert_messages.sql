@@ -6,7 +6,7 @@ WITH input AS MATERIALIZED (
     SELECT *
       FROM jsonb_to_recordset(%(rows)s::jsonb) AS given(
            o bigint, i uuid, d date, g text, s text, b text, t text, c bigint, a bigint, n bigint, x bigint,
-           p integer, l integer, u text[], ch text[])
+           p integer, l integer, u text[], ch text[], f text[], fa bigint)
 ), new_message AS (
     INSERT INTO message (id, day, digest, state, incarnation_id, kafka_partition, kafka_offset, accepted_at,
                          persisted_by, created_at, due_at, expires_at, sender, created_by, type, raw)
@@ -25,6 +25,17 @@ WITH input AS MATERIALIZED (
       FROM new_message
       JOIN input ON o = kafka_offset,
            unnest(u) AS recipient, unnest(ch) AS channel
+     ORDER BY i, recipient, channel
+        ON CONFLICT DO NOTHING
+), new_fallback AS (
+    -- Nobody works on these until the sweep finds that the user has not seen the message by then.
+    INSERT INTO delivery (message_id, user_id, channel, day, state, at, due_at, pod, reason, next_check_at)
+    SELECT i, recipient, channel, d, CASE WHEN n IS NULL THEN 'pending' ELSE 'scheduled' END,
+           from_ms(a), from_ms(a + fa), %(pod)s, 'fallback', from_ms(coalesce(n, a) + fa)
+      FROM new_message
+      JOIN input ON o = kafka_offset,
+           unnest(u) AS recipient, unnest(f) AS channel
+     WHERE f IS NOT NULL
      ORDER BY i, recipient, channel
         ON CONFLICT DO NOTHING
 ), new_row AS (

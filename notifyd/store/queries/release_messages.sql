@@ -6,11 +6,14 @@ WITH input AS MATERIALIZED (
        SET released_at = from_ms(a)
       FROM input
      WHERE m.id = i AND m.day = d AND m.day >= %(first_day)s::date
-    RETURNING m.id, m.day, m.released_at
+    RETURNING m.id, m.day, m.released_at, m.accepted_at
 )
 UPDATE delivery
    SET state = 'pending', at = released_at, pod = %(pod)s,
-       next_check_at = now() + %(check_after_s)s * interval '1 second'
+       -- A fallback waits from here as long as it would have from the message's own time.
+       due_at = CASE WHEN reason = 'fallback' THEN released_at + (due_at - accepted_at) ELSE due_at END,
+       next_check_at = CASE WHEN reason = 'fallback' THEN released_at + (due_at - accepted_at)
+                            ELSE now() + %(check_after_s)s * interval '1 second' END
   FROM released
  WHERE delivery.message_id = released.id AND delivery.day = released.day
    AND delivery.day >= %(first_day)s::date AND delivery.state = 'scheduled'

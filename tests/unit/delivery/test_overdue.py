@@ -121,3 +121,13 @@ def test_a_push_that_is_never_acknowledged_ends_as_sent() -> None:
     assert isinstance(verdict(overdue(**PUSH, state="sent"), progress()), Later)
     old = overdue(**PUSH, state="sent", at_ms=NOW_MS - 25 * 3600 * 1000)
     assert verdict(old, progress()) == Settle("sent", "not_acknowledged", "no_acks")
+
+
+def test_a_fallback_is_for_those_who_have_not_seen_the_message() -> None:
+    waits = progress(committed={}, resend_is_done=False)
+    assert verdict(overdue(is_fallback=True), waits) == Resend()
+    assert verdict(overdue(is_fallback=True, is_seen=True), waits) == Settle("skipped", "seen")
+    assert verdict(overdue(is_fallback=True, expires_at_ms=NOW_MS), waits) == Settle("expired", "expired")
+    # Once begun it is a delivery like others.
+    begun = overdue(is_fallback=True, pending_run="019a")
+    assert isinstance(verdict(begun, waits), Later)

@@ -35,6 +35,7 @@ _COMMANDS: Final = (
     ("trace", "trace", "trace", _OPERATE),
     ("dlq", "dlq", "app", _OPERATE),
     ("sessions", "sessions", "app", _OPERATE),
+    ("sweep", "sweep", "sweep", _OPERATE),
     ("topics", "topics", "app", _SETUP),
     ("migrate", "migrate", "migrate", _SETUP),
     ("config", "config", "config", _SETUP),

@@ -13,24 +13,21 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from notifyd.delivery.event import Event
 from notifyd.delivery.overdue import Later, Overdue, Progress, Resend, Settle, judge
-from notifyd.delivery.retry import RUNGS
 from notifyd.errors import NotifydError, TransientError
 from notifyd.log import get_logger
 from notifyd.message.ids import new_id
 from notifyd.metrics import Metrics
 from notifyd.roles.context import RoleContext
-from notifyd.roles.streaming import group_of
+from notifyd.roles.outlook import Outlook, Snapshot
 from notifyd.settings import Settings
 from notifyd.store.migrate import require_schema
 from notifyd.store.pool import Database
 from notifyd.store.sweep import Leadership, SweepStore
 from notifyd.stream.clients import backoff_s
-from notifyd.stream.progress import GroupProgress
 from notifyd.stream.resend import ResendOrder, release_record, resend_record
 
 _log = get_logger(component="sweep")
@@ -49,15 +46,6 @@ _TURN_S: Final = 5.0
 _ALARM_EVERY_S: Final = 300.0
 
 
-@dataclass(frozen=True, slots=True)
-class _Snapshot:
-    """How far the others were at `at_ms`, and where the events topic ended after that was read."""
-
-    progress: Progress
-    at_ms: int
-    ends: dict[int, int]
-
-
 class SweepRole:
     """Reads tables and commits; writes resends, releases and events."""
 
@@ -69,11 +57,11 @@ class SweepRole:
         self._database = Database(settings, context.metrics)
         self._store = SweepStore(self._database)
         self._events = context.events(self.name)
-        self._deliver = GroupProgress(settings, group_of(settings, "deliver"))
+        self._outlook = Outlook(settings, context.incarnation, self._store)
         self._resends = _Allowance(settings.sweep_resends_per_s)
         self._alarms = _Alarms()
-        self._asked: _Snapshot | None = None
-        self._known: _Snapshot | None = None
+        self._asked: Snapshot | None = None
+        self._known: Snapshot | None = None
         self._task: asyncio.Task[None] | None = None
         self._is_stopping = asyncio.Event()
         self._has_database = False
@@ -104,7 +92,7 @@ class SweepRole:
             for task in late:
                 task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        await self._deliver.stop()
+        await self._outlook.stop()
         await self.context.flush(self._events)
         await self._database.stop()
 
@@ -192,31 +180,16 @@ class SweepRole:
                     self.context.metrics.sweep_verdicts.labels("released", "").inc()
         return len(due) == _ORIGINALS
 
-    async def _snapshot(self) -> _Snapshot | None:
+    async def _snapshot(self) -> Snapshot | None:
         """Return the last snapshot by which everything was stored that had been written when it was taken."""
         if self._asked is None:
-            self._asked = await self._take_snapshot()
-        topic = self.context.topics.events
-        marks = await self._store.marks(self.context.incarnation, topic, list(self._asked.ends))
-        if all(marks.get(number, 0) >= end for number, end in self._asked.ends.items()):
+            self._asked = await self._outlook.take()
+        if await self._outlook.is_stored(self._asked):
             self._known, self._asked = self._asked, None
         told_ms = (self._known or self._asked or _NEVER).at_ms
         self.context.metrics.mark_lag.set(max(0.0, time.time() - told_ms / 1000))
         known, self._known = self._known, None
         return known
-
-    async def _take_snapshot(self) -> _Snapshot:
-        topics, at_ms = self.context.topics, int(time.time() * 1000)
-        progress = Progress(
-            incarnation=self.context.incarnation,
-            committed=await self._deliver.committed(topics.messages),
-            resend_is_done=await self._deliver.is_done(topics.resend),
-            retry_is_done=all(
-                [await self._deliver.is_done(topics.retry[rung], delay_s=delay_s) for rung, delay_s in RUNGS]
-            ),
-            pods=await self._store.pods(self.context.incarnation),
-        )
-        return _Snapshot(progress, at_ms, await self._deliver.ends_at(topics.events))
 
     async def _look_after(self, found: Sequence[Overdue], progress: Progress) -> None:
         now_ms, limit = int(time.time() * 1000), self.context.settings.sweep_max_resends
@@ -288,7 +261,7 @@ class SweepRole:
         )
 
 
-_NEVER: Final = _Snapshot(Progress("", {}, False, False, ()), 0, {})
+_NEVER: Final = Snapshot(Progress("", {}, False, False, ()), 0, {})
 
 
 class _Allowance:

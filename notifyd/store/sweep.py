@@ -66,6 +66,14 @@ class SweepStore:
         rows = await self._database.fetch(query("claim_due"), params)
         return [_overdue(row) for row in rows]
 
+    async def peek_due(self, horizon_ms: int, *, limit: int) -> list[Overdue]:
+        """Return what `claim_due` would lease, and lease nothing."""
+        async with self._database.transaction() as tx:
+            params = {"horizon": horizon_ms, "limit": limit, "lease_s": 0.0}
+            rows = await tx.fetch(query("claim_due"), params)
+            await tx.rollback()
+        return [_overdue(row) for row in rows]
+
     async def claim_scheduled(self, *, limit: int, lease_s: float) -> list[tuple[str, bytes, int]]:
         """Lease messages whose time has come: (id, original bytes, due in Unix ms) each."""
         rows = await self._database.fetch(query("claim_scheduled"), {"limit": limit, "lease_s": lease_s})

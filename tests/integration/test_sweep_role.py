@@ -11,8 +11,10 @@ import psycopg2
 import pytest
 from pydantic import SecretStr
 
+from notifyd.cli.sweep import _look
 from notifyd.delivery.event import Event, encode_events
 from notifyd.message.ids import new_id
+from notifyd.roles.context import Role
 from notifyd.roles.deliver import DeliverRole
 from notifyd.roles.persist import PersistRole
 from notifyd.roles.sweep import SweepRole
@@ -126,8 +128,19 @@ async def test_what_never_gets_an_outcome_is_dead_after_the_last_resend(quick: S
             self._events.write = nothing  # type: ignore[method-assign]
 
     settings = quick.model_copy(update={"sweep_max_resends": 1})
-    async with surroundings(settings) as around, around.running(PersistRole), around.running(Silent):
+    async with (
+        surroundings(settings) as around,
+        around.running(PersistRole),
+        around.running(Silent) as silent,
+    ):
         await around.send(id=new_id(), to=["alice"], title="Hi", channels=["stub"])
+        await _is_passed(silent)
+        overdue = "select count(*) from delivery where next_check_at < now()"
+        await eventually(lambda: rows(settings, overdue) == [(1,)], what="the deadline")
+        [told] = await _look(settings, 10)
+        assert (told["verdict"], told["user"], told["state"]) == ("resend", "alice", "pending")
+        # It was only looked at.
+        assert [told] == await _look(settings, 10)
         async with around.running(SweepRole):
             await eventually(
                 lambda: (
@@ -232,6 +245,17 @@ async def test_a_second_sweeper_stands_by_and_takes_over(quick: Settings) -> Non
             assert _leaders(quick) == 1
         finally:
             await second.stop()
+
+
+async def _is_passed(deliver: Role) -> None:
+    """Wait until everything is committed."""
+    app = deliver.app  # type: ignore[attr-defined]
+
+    def is_idle() -> bool:
+        flows = app.engine_consumer.flows.values()
+        return any(flow.committable for flow in flows) and not any(flow.uncommitted for flow in flows)
+
+    await eventually(is_idle, what="the commit")
 
 
 def _leaders(settings: Settings) -> int:

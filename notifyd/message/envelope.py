@@ -19,7 +19,7 @@ from notifyd.message.limits import Limits
 from notifyd.message.text import is_object, is_sound
 from notifyd.message.times import DAY_MS, Time, date_of, to_ms
 
-__all__ = ["Limits", "Message", "decode", "find_faults", "new_id", "public_envelope"]
+__all__ = ["Limits", "Message", "decode", "find_faults", "new_id", "public_envelope", "public_of"]
 
 
 class _Wire(msgspec.Struct, frozen=True, gc=False):
@@ -133,11 +133,16 @@ def public_envelope(message: Message, content_raw: bytes | None = None) -> bytes
     `content_raw` is the content cast to a version that the client reads (`versions.cast`), by
     default as it is. The id is in lower case, all else is as the producer wrote it.
     """
-    content = _fields_decoder.decode(message.content_raw if content_raw is None else content_raw)
+    return public_of(message.raw, message.id, content_raw)
+
+
+def public_of(raw: bytes, message_id: str, content_raw: bytes | None = None) -> bytes:
+    """Encode as `public_envelope` does what is known to be an envelope, with its canonical id."""
+    fields = _fields_decoder.decode(raw)
+    content = _fields_decoder.decode(fields["content"] if content_raw is None else content_raw)
     content.pop("contacts", None)
-    fields = _fields_decoder.decode(message.raw)
     fields.pop("toUserIds", None)
-    public = {**fields, "UUID": message.id, "content": content}
+    public = {**fields, "UUID": message_id, "content": content}
     # Raw parts keep their white space; a line break outside of a string may be any other.
     return _encoder.encode(public).replace(b"\n", b" ").replace(b"\r", b" ")
 

@@ -1,0 +1,1 @@
+SELECT unread, days::text FROM user_state WHERE user_id = %(user)s FOR NO KEY UPDATE

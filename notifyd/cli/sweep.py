@@ -67,7 +67,7 @@ async def _look(settings: Settings, limit: int) -> list[dict[str, Any]]:
         while not await outlook.is_stored(snapshot):
             if time.monotonic() > deadline:
                 raise TransientError(
-                    f"persist has not stored within {_WAIT_S:g} s what was there before: nothing can be judged",
+                    f"persist has not stored within {_WAIT_S:g} s what was there: nothing can be judged",
                     reason="marks_behind",
                     remedy="look at the lag of group notifyd-persist",
                 )

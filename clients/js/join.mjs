@@ -14,4 +14,5 @@ const parts = ["position", "receipts", "tabs", "link", "client"].map((name) => {
   return name === "client" ? text : text.replace(/^export (?=async |class |const |function )/gm, "");
 });
 const head = "// notifyd's push client, built from clients/js. Apache License 2.0.\n";
-writeFileSync(`${folder}/notifyd.js`, `${head}${parts.join("\n")}\n`);
+const text = parts.join("\n").replace(/^(?: {4})+/gm, (spaces) => spaces.slice(0, spaces.length / 4));
+writeFileSync(`${folder}/notifyd.js`, `${head}${text}\n`);

@@ -8,9 +8,11 @@ export type * from "./types.js";
 
 /** Full jitter between 0 and twice as much after each failure, up to the cap. */
 const BACKOFF_MS = 500;
-const BACKOFF_CAP_MS = 30_000;
-/** A connection that lived for this long was a good one: the next failure counts as the first. */
+const BACKOFF_CAP_MS = 15_000;
+/** A session that lived for this long was a good one: the next failure counts as the first. */
 const GOOD_MS = 10_000;
+/** One that did not counts as this many at most. */
+const SHORT_FAILURES = 2;
 /** A server that says nothing at all for this long is not there. */
 const CONNECT_MS = 10_000;
 /** What is to be sent or saved soon waits this long for company. */
@@ -436,7 +438,10 @@ export class PushClient {
 
   /** Let go of the connection and choose the moment of the next: by backoff unless told. */
   #leave(why: string, waitMs?: number): void {
-    if (this.#openedAt && Date.now() - this.#openedAt >= GOOD_MS) this.#failures = 0;
+    if (this.#openedAt) {
+      const isGood = Date.now() - this.#openedAt >= GOOD_MS;
+      this.#failures = isGood ? 0 : Math.min(this.#failures, SHORT_FAILURES);
+    }
     if (waitMs === undefined) {
       waitMs = Math.random() * Math.min(BACKOFF_CAP_MS, BACKOFF_MS * 2 ** Math.min(this.#failures, 10));
       this.#failures += 1;

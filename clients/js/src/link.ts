@@ -64,6 +64,7 @@ export function openEvents(url: URL, hello: Hello, options: Options, events: Lin
   if (stream.href.length > MAX_URL) query.delete("at");
 
   let close = 0;
+  let session: string | undefined;
   const end = (code: number, detail: string) => {
     if (abort.signal.aborted) return;
     abort.abort();
@@ -89,7 +90,10 @@ export function openEvents(url: URL, hello: Hello, options: Options, events: Lin
         if (line.startsWith("data:")) data += line.slice(5);
         if (line || !data) continue;
         const frames = framesOf(data);
-        for (const frame of frames) if (frame.op === "error") close = frame.close ?? 0;
+        for (const frame of frames) {
+          if (frame.op === "error") close = frame.close ?? 0;
+          else if (frame.op === "welcome") session = frame.session;
+        }
         events.onFrames(frames);
         data = "";
       }
@@ -103,7 +107,7 @@ export function openEvents(url: URL, hello: Hello, options: Options, events: Lin
         const answer = await fetch(new URL("ack", base), {
           method: "POST",
           headers: { ...headers, "Content-Type": "application/json" },
-          body: JSON.stringify({ [op]: ids }),
+          body: JSON.stringify({ session, [op]: ids }),
           keepalive: true,
         });
         if (answer.ok) {

@@ -300,7 +300,7 @@ test("a state frame tells what another device did", async (t) => {
   assert.deepEqual(states, [[["a"], "read", 3]]);
 });
 
-test("the wait for the next attempt is random below a ceiling that doubles up to 30 s", async (t) => {
+test("the wait for the next attempt is random below a ceiling that doubles up to 15 s", async (t) => {
   takeTime(t);
   t.mock.method(Math, "random", () => 0.999999);
   const server = new Server();
@@ -308,10 +308,18 @@ test("the wait for the next attempt is random below a ceiling that doubles up to
   const waits = [];
   const onStatus = ({ state, detail }) => state === "waiting" && waits.push(Number(/in ([\d.]+) s/.exec(detail)[1]));
   start(t, server, { onStatus, transport: "websocket" });
-  while (waits.length < 9) await pass(t, 500, 500);
-  assert.deepEqual(waits, [0.5, 1, 2, 4, 8, 16, 30, 30, 30]);
+  while (waits.length < 8) await pass(t, 500, 500);
+  assert.deepEqual(waits, [0.5, 1, 2, 4, 8, 15, 15, 15]);
+  server.isUp = true;
+  await pass(t, 15_000, 500);
+  server.last.welcome();
+  server.last.end();
+  await settle();
+  assert.equal(waits[8], 2, "a short session is better than none");
   Math.random.mock.mockImplementation(() => 0);
-  while (waits.length < 10) await pass(t, 500, 500);
+  await pass(t, 2500, 500);
+  server.last.end();
+  await settle();
   assert.equal(waits[9], 0);
 });
 

@@ -33,7 +33,7 @@ async function start(t, options = {}, script = {}) {
       const body = JSON.parse((await request.toArray()).join(""));
       posts.push({ url: request.url, token: request.headers.authorization, body });
       const status = script.post?.shift() ?? 200;
-      const [[op, ids]] = Object.entries(body);
+      const [[op, ids]] = Object.entries(body).filter(([name]) => name !== "session");
       answer.writeHead(status, { "content-type": "application/json" });
       return answer.end(JSON.stringify({ ok: { [op]: ids.filter((id) => id !== "x") }, refused: ["x"] }));
     }
@@ -137,7 +137,7 @@ test("acks go by HTTP, again after a failure, until they are confirmed or refuse
   say({ op: "msg", at: "0:2", message: message("x") });
   await until(() => posts.length === 3 && client.unconfirmed === 0);
   assert.deepEqual(new Set(posts.map((post) => JSON.stringify(post))).size, 1);
-  assert.deepEqual(posts[0], { url: "/v1/ack", token: "Bearer secret", body: { ack: ["a", "x"] } });
+  assert.deepEqual(posts[0], { url: "/v1/ack", token: "Bearer secret", body: { session: "s", ack: ["a", "x"] } });
 });
 
 test("an ack that is wrong is not repeated on this connection, but on the next", async (t) => {

@@ -6,6 +6,7 @@ import asyncio
 
 from notifyd.errors import NotifydError, TransientError
 from notifyd.http.messages import PATH, MessagesRoute
+from notifyd.http.openapi import add_openapi_route
 from notifyd.log import get_logger
 from notifyd.metrics import Metrics
 from notifyd.push.auth import TokenVerifier
@@ -43,6 +44,7 @@ class ApiRole:
         )
         self._missed = _MISSED_ANSWERS
         self._watch: asyncio.Task[None] | None = None
+        add_openapi_route(context.public, settings)
         Browsers(OriginList(settings.ws_origins)).add(context.public, "POST", PATH, self._messages.handle)
 
     @staticmethod

@@ -7,6 +7,8 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
+import aiohttp
+import jsonschema
 import pytest
 
 from notifyd.message.build import build_envelope
@@ -255,3 +257,32 @@ async def test_requests_are_counted_by_status_and_faults_by_reason(api: Api) -> 
         labels = {"route": "/v1/messages", "status": status}
         assert sample("notifyd_api_requests_total", labels) == 1
     assert sample("notifyd_invalid_records_total", {"role": "api", "reason": "bad_user_id"}) == 1
+
+
+# What it says of itself
+
+
+async def test_every_answer_is_as_the_description_says(api: Api) -> None:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(f"http://127.0.0.1:{api.port}/v1/openapi.json") as response,
+    ):
+        assert response.status == 200, "who reads it needs no token"
+        document = await response.json()
+    routes = {route.resource.canonical for route in api.around.context.public.router.routes()}
+    assert set(document["paths"]) == routes
+    answers = [
+        await api.post(whole()),
+        await api.post([json.loads(whole())]),
+        await api.post(b"{"),
+        await api.post({"toUserIds": [1], "content": {}}),
+        await api.post(whole(), Authorization=None),
+        await api.post(whole(), Content_Type="text/plain"),
+        await api.post(b" " * 300_001),
+    ]
+    described = document["paths"]["/v1/messages"]["post"]["responses"]
+    for answer in answers:
+        (content,) = described[str(answer.status)]["content"].values()
+        schema = {**content["schema"], "components": document["components"]}
+        jsonschema.Draft202012Validator(schema).validate(answer.body)
+    assert [answer.status for answer in answers] == [202, 202, 400, 422, 401, 415, 413]

@@ -57,7 +57,13 @@ class HttpServer:
         assert self._socket is not None, "bind first"
         # An idle or slow client may not hold a socket for aiohttp's hour.
         runner = web.AppRunner(
-            app, access_log=None, handle_signals=False, shutdown_timeout=1.0, keepalive_timeout=15.0
+            app,
+            access_log=None,
+            handle_signals=False,
+            shutdown_timeout=1.0,
+            keepalive_timeout=15.0,
+            # How long it reads on of a body that was refused, so that the answer is not lost to a reset.
+            lingering_time=2.0,
         )
         await runner.setup()
         # The listen backlog is as large as the kernel lets: a deploy sends all clients at once.

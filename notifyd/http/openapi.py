@@ -29,7 +29,7 @@ _PROBLEMS: Final[Mapping[str, str]] = {
     "429": "This process has as many requests as it takes. Nothing was sent.",
     "500": "Kafka refuses the message; a person has to mend it.",
     "503": "Not confirmed, and may still arrive: repeat with the UUIDs that `messages` names. "
-    "Or not ready (no `messages`): nothing was sent.",
+    "Or `not_ready` (without `messages`): nothing was sent.",
 }
 _RETRIED: Final = frozenset({"429", "503"})
 

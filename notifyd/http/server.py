@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Final
 
 from aiohttp import web
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
@@ -13,7 +13,11 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from notifyd.errors import ConfigError
 from notifyd.http.health import Health
 from notifyd.metrics import Metrics
+from notifyd.push.requests import Refusal, try_later
 from notifyd.version import VERSION
+
+#: Programs call what is below it: they are answered by problem details, whatever happens.
+_API: Final = "/v1/"
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -147,10 +151,12 @@ class PublicSite:
         role = self._owners.get(request.match_info.route)
         waits = self._waits_for(role) if role is not None else []
         if waits:
-            return web.json_response(
-                {"title": "not ready", "detail": ", ".join(waits), "status": 503},
-                status=503,
-                headers={"Retry-After": "1"},
-                content_type="application/problem+json",
-            )
-        return await handler(request)
+            return try_later("not_ready", f"not ready: {', '.join(waits)}").response()
+        try:
+            return await handler(request)
+        except (web.HTTPNotFound, web.HTTPMethodNotAllowed) as error:
+            if not request.path.startswith(_API):
+                raise
+            allow = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
+            detail = f"there is no {request.method} {request.path}"
+            return Refusal(error.status, "no_such_route", detail, headers=allow).response()

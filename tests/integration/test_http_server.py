@@ -137,6 +137,16 @@ async def test_a_role_that_is_not_ready_closes_no_route_of_another(health: Healt
             ws.waits_for, api.waits_for = [], []
             unready.waits_for = ["something"]
             status, body = await get(f"{url}/{closed}")
-            assert (status, body["detail"]) == (503, f"{unready.name}: something")
+            assert (status, body["detail"]) == (503, f"not ready: {unready.name}: something")
             assert (await get(f"{url}/{open_}"))[0] == 200
             assert (await get(f"{url}/page"))[0] == 200
+
+
+async def test_what_is_not_there_is_told_to_programs_as_a_problem(health: Health) -> None:
+    site = PublicSite(lambda role: health.waits_for((role,)))
+    site.app.router.add_post("/v1/messages", hello)
+    async with served(site) as url:
+        assert (await get(f"{url}/v1/nothing"))[1]["code"] == "no_such_route"
+        async with aiohttp.ClientSession() as session, session.get(f"{url}/v1/messages") as response:
+            assert (response.status, response.headers["Allow"]) == (405, "POST")
+            assert (await response.json())["status"] == 405

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import signal
+import socket
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from notifyd.message.ids import new_id
 from tests.fixtures.processes import NotifydProcess
 from tests.fixtures.service import Service, frames_of
 from tests.fixtures.waiting import wait_until
@@ -73,3 +77,63 @@ def test_each_role_answers_for_itself_on_the_port_that_they_share(service: Servi
     wait_until(lambda: frames_of(listen, "msg"), what="the message to arrive")
     both.signal(signal.SIGTERM)
     assert both.wait(timeout_s=20) == 0
+
+
+def test_what_was_asked_before_the_signal_is_answered_and_what_comes_later_is_not_taken(
+    service: Service,
+) -> None:
+    (api,) = service.roles("api")
+    token = _token(service, "notify:send")
+    body = json.dumps({"toUserIds": ["alice"], "content": {}}).encode()
+    head = (
+        f"POST /v1/messages HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", api.port("http")), timeout=30) as half:
+        half.sendall(head.encode() + body[:-1])
+        wait_until(lambda: api.metric("notifyd_api_in_flight_requests") == 1, what="the request to be begun")
+        api.signal(signal.SIGTERM)
+        api.wait_for_log("stopping")
+        status, problem = _post(api, {"toUserIds": ["bob"], "content": {}}, token)
+        assert (status, problem["code"]) == (503, "not_ready")
+        half.sendall(body[-1:])
+        assert half.makefile("rb").readline().split()[1] == b"202"
+    assert api.wait(timeout_s=20) == 0
+
+
+def test_a_killed_process_costs_nothing_that_is_repeated_under_its_uuid(service: Service) -> None:
+    service.roles("persist")
+    api = service.role("api").wait_ready()
+    token = _token(service, "notify:send")
+    open_ = {new_id() for _ in range(300)}
+    confirmed: set[str] = set()
+
+    def post(key: str) -> None:
+        try:
+            status, body = _post(
+                api, {"toUserIds": ["alice"], "content": {"title": key}}, token, **{"Idempotency-Key": key}
+            )
+        except (OSError, http.client.HTTPException):
+            return  # it was killed: nobody knows
+        if status == 202:
+            assert body["id"] == key
+            confirmed.add(key)
+
+    with ThreadPoolExecutor(20) as pool:
+        first = [pool.submit(post, key) for key in sorted(open_)]
+        wait_until(lambda: len(confirmed) > 50, what="some to be confirmed", every_s=0.001)
+        api.kill()
+        for done in first:
+            done.result()
+        assert confirmed < open_, "it was killed in the middle"
+        api = service.role("api").wait_ready()
+        for done in [pool.submit(post, key) for key in sorted(open_)]:  # the confirmed ones too
+            done.result()
+    assert confirmed == open_
+    wait_until(
+        lambda: service.rows("SELECT count(*) FROM message") == [(300,)],
+        timeout_s=60,
+        every_s=0.2,
+        what="all to be stored, once",
+    )
+    assert service.dead_letters() == []

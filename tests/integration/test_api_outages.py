@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 
 import pytest
 
+from notifyd.dev.broker import EmbeddedBroker
+from notifyd.dev.child import free_port
 from notifyd.dev.kafka import LocalKafka
 from notifyd.message.build import build_envelope
 from notifyd.message.ids import new_id
@@ -104,6 +107,28 @@ async def test_a_broker_killed_in_the_middle_of_requests_costs_none_that_was_con
 
 async def _is_taken(post, key: str) -> bool:  # type: ignore[no-untyped-def]
     return (await post(key)) == 202
+
+
+async def test_brokers_that_moved_are_found_again(tmp_path: Path) -> None:
+    ports = [free_port(), free_port()]
+    before, after = (EmbeddedBroker(tmp_path / str(port), port=port) for port in ports)
+    servers = ",".join(f"127.0.0.1:{port}" for port in ports)
+    settings = settings_for(servers, is_embedded=True, topic_prefix="moved.", api_confirm_timeout_s=1.0)
+    body = {"toUserIds": ["alice"], "content": {}}
+    try:
+        await asyncio.to_thread(before.start)
+        async with running_api(settings) as api:
+            assert (await api.post(body)).status == 202
+            await asyncio.to_thread(before.kill)
+            assert (await api.post(body)).status == 503
+            await eventually(lambda: api.role.waits_for == ["Kafka"], what="the role to be out of service")
+            await asyncio.to_thread(after.start)
+            await create_topics(settings)
+            await eventually(lambda: not api.role.waits_for, timeout_s=60, what="the role to be ready again")
+            assert (await api.post(body)).status == 202
+    finally:
+        await asyncio.to_thread(before.stop)
+        await asyncio.to_thread(after.stop)
 
 
 async def test_of_a_batch_that_is_written_in_part_each_message_is_told(settings: Settings) -> None:

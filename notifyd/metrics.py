@@ -133,6 +133,9 @@ class Metrics:
         self.acks_refused = self._counter(
             "notifyd_ws_acks_refused_total", "Acknowledged ids that cannot be of that user.", "reason"
         )
+        self.refused = self._counter(
+            "notifyd_ws_refused_total", "Connections turned away before their welcome, by limit.", "reason"
+        )
         self.evicted = self._counter("notifyd_ws_evictions_total", "Connections cut for not reading.")
         self.resumes = self._counter(
             "notifyd_ws_resumes_total", "Welcomes of clients that came back, by what was missing.", "missing"

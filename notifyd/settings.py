@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import os
 import re
 import socket
@@ -115,6 +116,11 @@ class Settings(BaseSettings):
     # HTTP
     http_host: str = Field("0.0.0.0", description="Public address of ws and api.")
     http_port: int = Field(8080, ge=0, le=65535, description="Public port of ws and api; 0: any free one.")
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Comma-separated networks of proxies, e.g. `10.0.0.0/8`, whose `X-Forwarded-For` "
+        "tells the client's address; empty: nobody is believed.",
+    )
     admin_host: str = Field("0.0.0.0", description="Address of health and metrics.")
     admin_port: int = Field(9090, ge=0, le=65535, description="Port of health and metrics; 0: any free one.")
 
@@ -158,6 +164,17 @@ class Settings(BaseSettings):
         100.0, gt=0, description="Frames a second from one connection; twice as many may come at once."
     )
     ws_max_connections_per_user: int = Field(20, gt=0, description="Connections of one user to one process.")
+    ws_max_connections_per_address: int = Field(
+        0, ge=0, description="Sockets of one address (of IPv6 a /64) to one process; 0: no limit."
+    )
+    ws_max_connections: int = Field(
+        0, ge=0, description="Connections of one process; 0: as many as its descriptors leave room for."
+    )
+    ws_max_age_s: float = Field(
+        4 * 3600.0,
+        ge=0,
+        description="A connection of this age, 10% more or less, is sent elsewhere; 0: at any age it stays.",
+    )
     ws_max_unsent_bytes: int = Field(
         256 * 1024, gt=0, description="A connection with more unsent bytes is cut; it resumes elsewhere."
     )
@@ -226,11 +243,21 @@ class Settings(BaseSettings):
         True, description="An unknown NOTIFYD_ variable is an error; false makes it a warning."
     )
 
-    @field_validator("ws_origins", mode="before")
+    @field_validator("ws_origins", "trusted_proxies", mode="before")
     @classmethod
     def _split_list(cls, value: Any) -> Any:
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for network in value:
+            try:
+                ipaddress.ip_network(network, strict=False)
+            except ValueError:
+                raise ValueError(f"{network!r} is no network; write 10.0.0.0/8 or fd00::/8") from None
         return value
 
     @field_validator("jwt_secret", "ws_ticket_secret")

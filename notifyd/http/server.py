@@ -12,12 +12,16 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from notifyd.errors import ConfigError
 from notifyd.http.health import Health
+from notifyd.http.waiting import Waiting
 from notifyd.metrics import Metrics
 from notifyd.push.requests import Refusal, try_later
 from notifyd.version import VERSION
 
 #: Programs call what is below it: they are answered by problem details, whatever happens.
 _API: Final = "/v1/"
+#: What a client gets for the head of its first request, however slowly it writes, and between two
+#: requests: an idle or slow one may not hold a socket for aiohttp's hour.
+_HEAD_S: Final = 15.0
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -29,9 +33,10 @@ class HttpServer:
     refused until `start` listens.
     """
 
-    def __init__(self, host: str, port: int, *, setting: str) -> None:
+    def __init__(self, host: str, port: int, *, setting: str, head_s: float = _HEAD_S) -> None:
         self._host = host
         self._setting = setting
+        self._head_s = head_s
         self.port = port
         self._socket: socket.socket | None = None
         self._runner: web.AppRunner | None = None
@@ -59,17 +64,20 @@ class HttpServer:
     async def start(self, app: web.Application) -> None:
         """Listen; raises `ConfigError` where another process took the port after all."""
         assert self._socket is not None, "bind first"
-        # An idle or slow client may not hold a socket for aiohttp's hour.
+        waiting = Waiting()
+        app.middlewares.insert(0, waiting.middleware)
         runner = web.AppRunner(
             app,
             access_log=None,
             handle_signals=False,
             shutdown_timeout=1.0,
-            keepalive_timeout=15.0,
+            keepalive_timeout=self._head_s,
             # How long it reads on of a body that was refused, so that the answer is not lost to a reset.
             lingering_time=2.0,
         )
         await runner.setup()
+        assert runner.server is not None
+        waiting.watch(runner.server)
         # The listen backlog is as large as the kernel lets: a deploy sends all clients at once.
         site = web.SockSite(runner, self._socket, backlog=65535)
         try:

@@ -57,6 +57,7 @@ class Connection(asyncio.Protocol):
         "_tokens_at",
         "_transport",
         "due_at",
+        "ends_by_age",
         "expires_at_s",
         "is_dirty",
         "is_watched",
@@ -96,6 +97,7 @@ class Connection(asyncio.Protocol):
         self.wants_acks = True
         self.expires_at_s = float("inf")
         self.issued_at_s = 0.0
+        self.ends_by_age = False
         #: When the sweep looks at this connection next, by the loop's clock.
         self.due_at = 0.0
         #: The hub has it on the list of those to flush.

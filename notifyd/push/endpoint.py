@@ -10,12 +10,14 @@ from aiohttp import web
 
 from notifyd.push import acks, sse
 from notifyd.push.acks import AckDoor
+from notifyd.push.addresses import Proxies
+from notifyd.push.admission import origin_of
 from notifyd.push.auth import Identity, KeysUnavailable, PermissionDenied, TokenVerifier
 from notifyd.push.connection import Connection
 from notifyd.push.handover import check_handshake, hand_over
 from notifyd.push.hub import Hub
 from notifyd.push.protocol import CloseCode, Hello
-from notifyd.push.requests import Browsers, OriginList, bearer_of
+from notifyd.push.requests import Browsers, OriginList, Refusal, bearer_of
 from notifyd.push.sse import SseDoor
 from notifyd.push.tickets import Tickets
 from notifyd.settings import Settings
@@ -28,31 +30,35 @@ _DEAD_AFTER_BEATS: Final = 2
 class Door:
     """Checks who comes in: handshake, origin, token."""
 
-    def __init__(self, hub: Hub, verifier: TokenVerifier, settings: Settings) -> None:
+    def __init__(self, hub: Hub, verifier: TokenVerifier, proxies: Proxies, settings: Settings) -> None:
         self._hub = hub
         self._verifier = verifier
         self._origins = OriginList(settings.ws_origins)
+        self._proxies = proxies
         self._dead_after_s = _DEAD_AFTER_BEATS * settings.ws_heartbeat_s
         self._verifying: set[asyncio.Task[None]] = set()
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Upgrade the request and hand its socket to a `Connection`."""
         accept = check_handshake(request)
-        if self._hub.is_draining:
-            raise web.HTTPServiceUnavailable(
-                text="this process is going away\n", headers={"Retry-After": "1"}
-            )
-        connection = Connection(self._hub, partial(self._greet, bearer_of(request)))
-        self._hub.accept(connection)
+        origin = origin_of(request, self._proxies)
         try:
-            response = hand_over(request, accept, connection, dead_after_s=self._dead_after_s)
+            self._hub.check(origin)
+        except Refusal as refusal:
+            response = refusal.response()
+            response.force_close()
+            return response
+        connection = Connection(self._hub, partial(self._greet, bearer_of(request)))
+        self._hub.accept(connection, origin)
+        try:
+            answer = hand_over(request, accept, connection, dead_after_s=self._dead_after_s)
         except ConnectionResetError:
             connection.connection_lost(None)
             raise
         # A browser shows its page no HTTP status, only a close code: so it is let in first.
         if not self._origins.allows(request.headers.get("Origin")):
             connection.close(CloseCode.ORIGIN_REFUSED, "this origin is not on NOTIFYD_WS_ORIGINS")
-        return response
+        return answer
 
     async def stop(self, _app: web.Application) -> None:
         """End the checks that are under way."""
@@ -100,12 +106,18 @@ class Door:
 
 def add_push_routes(app: web.Application, hub: Hub, verifier: TokenVerifier, settings: Settings) -> None:
     """Serve the push protocol: by WebSocket, by server-sent events, and what goes with those."""
-    door = Door(hub, verifier, settings)
+    proxies = Proxies(settings.trusted_proxies)
+    door = Door(hub, verifier, proxies, settings)
     app.router.add_get(PATH, door.handle, allow_head=False)
     app.on_cleanup.append(door.stop)
     browsers = Browsers(OriginList(settings.ws_origins))
     streams = SseDoor(
-        hub, verifier, browsers, Tickets(settings), dead_after_s=_DEAD_AFTER_BEATS * settings.ws_heartbeat_s
+        hub,
+        verifier,
+        browsers,
+        Tickets(settings),
+        proxies,
+        dead_after_s=_DEAD_AFTER_BEATS * settings.ws_heartbeat_s,
     )
     browsers.add(app, "GET", sse.PATH, streams.open)
     browsers.add(app, "POST", sse.TICKET_PATH, streams.issue)

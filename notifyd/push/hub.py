@@ -7,6 +7,8 @@ connection within one tick of the loop goes out as one WebSocket frame.
 from __future__ import annotations
 
 import asyncio
+import math
+import random
 import secrets
 import time
 from collections.abc import Callable, Mapping
@@ -17,6 +19,7 @@ from notifyd.delivery.signal import SignalSink
 from notifyd.log import get_logger
 from notifyd.message.envelope import Message
 from notifyd.metrics import Metrics
+from notifyd.push.admission import Admission, Origin
 from notifyd.push.cursor import Cursor, encode_cursor, encode_place
 from notifyd.push.encoding import Encoder, Frames
 from notifyd.push.leaving import Leaving
@@ -38,6 +41,10 @@ from notifyd.settings import Settings
 
 #: What acks under way get at least when the window is over: a few lingers of the event writer.
 _ACKS_S: Final = 0.3
+
+#: The share of its greatest age by which a connection ends earlier or later.
+_AGE_JITTER: Final = 0.1
+_NOWHERE: Final = Origin()
 
 _log = get_logger(component="push")
 
@@ -71,6 +78,8 @@ class Hub:
         self._heartbeat_s = settings.ws_heartbeat_s
         self._metrics = metrics
         self._members = Members(metrics)
+        self._max_age_s = settings.ws_max_age_s
+        self._admission = Admission(self.limits, metrics)
         self._pos: Frame | None = None
         self._cursor: str | None = None
         self._signals = Signals(self._members, metrics)
@@ -207,9 +216,14 @@ class Hub:
 
     # Connections: from the endpoint
 
-    def accept(self, connection: Peer) -> None:
+    def check(self, origin: Origin) -> None:
+        """Judge a request before its upgrade; raises `Refusal`."""
+        self._admission.check(origin.address, members=self._members.count, is_draining=self.is_draining)
+
+    def accept(self, connection: Peer, origin: Origin = _NOWHERE) -> None:
         """Take a socket that has yet to say hello."""
         self._members.accept(connection)
+        self._admission.enter(connection, origin)
         self._sweep.await_hello(connection)
 
     def join(
@@ -224,12 +238,18 @@ class Hub:
         if self._signals.is_ended(user, issued_at_s):
             connection.close(CloseCode.UNAUTHORISED, ENDED)
             return
+        if self._admission.is_full(self._members.count):
+            connection.close(CloseCode.TRY_LATER, "this process has as many connections as it takes")
+            return
         limit = self.limits.max_connections_per_user
         if len(self._members.of(user)) >= limit:
             connection.close(CloseCode.TOO_MANY_CONNECTIONS, f"a user has at most {limit} connections here")
             return
+        retires_at_s = self._retires_at_s()
         connection.issued_at_s = issued_at_s
-        connection.open(user, secrets.token_urlsafe(9), hello, expires_at_s)
+        connection.ends_by_age = retires_at_s < expires_at_s
+        connection.open(user, secrets.token_urlsafe(9), hello, min(expires_at_s, retires_at_s))
+        self._admission.greet(connection)
         self._members.join(connection)
         self._sweep.add(connection)
         if hello.cursor is None:
@@ -258,6 +278,7 @@ class Hub:
         """Drop a connection whose socket is gone; `is_sudden`: without a closing handshake."""
         if is_sudden:
             self._metrics.closes.labels(code="1006").inc()
+        self._admission.leave(connection)
         self._members.forget(connection)
         self._sweep.forget(connection)
 
@@ -265,6 +286,7 @@ class Hub:
         """Take a connection that began to close off the list of its user."""
         known = code in CloseCode._value2member_map_
         self._metrics.closes.labels(code=str(code) if known else "other").inc()
+        self._admission.greet(connection)
         self._members.leave(connection)
         self._sweep.await_close(connection)
 
@@ -331,13 +353,13 @@ class Hub:
         connection.close(CloseCode.NO_HELLO, "no hello in time")
 
     def on_expiring(self, connection: Peer) -> None:
-        """Ask for another token before the old one ends."""
+        """Tell it to come again, with another token where the old one ends."""
         left_s = max(0.0, min(EXPIRY_LEAD_S, connection.expires_at_s - self.now()))
         connection.send(Frame(encode_drain(0, int(left_s * 1000))))
 
     def on_expired(self, connection: Peer) -> None:
-        """Close one whose token has ended; it may come back with another."""
-        connection.close(CloseCode.TOKEN_EXPIRED)
+        """Close one whose token has ended, or which is as old as any may be."""
+        connection.close(CloseCode.GOING_AWAY if connection.ends_by_age else CloseCode.TOKEN_EXPIRED)
 
     # Within
 
@@ -348,6 +370,12 @@ class Hub:
         if resume is None or not resume.is_welcomed or resume.at_of(partition, offset) is SKIP:
             return None
         return frames.of(connection.reads, has_place=partition not in resume.holes)
+
+    def _retires_at_s(self) -> float:
+        """Choose when a connection that begins now is old: not when all that came with it are."""
+        if not self._max_age_s:
+            return math.inf
+        return self.now() + self._max_age_s * random.uniform(1 - _AGE_JITTER, 1 + _AGE_JITTER)
 
     def _moved(self) -> None:
         self._cursor = self._pos = None

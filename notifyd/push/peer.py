@@ -99,10 +99,12 @@ class Peer(Acker, Protocol):
     #: The content versions that its client reads.
     reads: tuple[str, ...]
     wants_acks: bool
-    #: When its token ends, in seconds since 1970.
+    #: When it has to end, in seconds since 1970.
     expires_at_s: float
     #: When its token was issued, in seconds since 1970; 0 where it does not say.
     issued_at_s: float
+    #: It is its age that ends it, not its token.
+    ends_by_age: bool
     #: When the sweep looks at it next, by the loop's clock.
     due_at: float
     #: The hub has it on the list of those to flush.

@@ -11,6 +11,8 @@ from aiohttp import web
 from multidict import MultiMapping
 
 from notifyd.errors import TransientError
+from notifyd.push.addresses import Proxies
+from notifyd.push.admission import origin_of
 from notifyd.push.auth import Identity, PermissionDenied, TokenVerifier
 from notifyd.push.handover import give_socket
 from notifyd.push.hub import Hub
@@ -49,25 +51,34 @@ class SseDoor:
     """Checks who comes in, and hands their sockets to `EventStream`s."""
 
     def __init__(
-        self, hub: Hub, verifier: TokenVerifier, browsers: Browsers, tickets: Tickets, *, dead_after_s: float
+        self,
+        hub: Hub,
+        verifier: TokenVerifier,
+        browsers: Browsers,
+        tickets: Tickets,
+        proxies: Proxies,
+        *,
+        dead_after_s: float,
     ) -> None:
         self._hub = hub
         self._verifier = verifier
         self._browsers = browsers
         self._tickets = tickets
+        self._proxies = proxies
         self._dead_after_s = dead_after_s
 
     async def open(self, request: web.Request) -> web.StreamResponse:
         """Answer with a stream that ends when either side leaves; raises `Refusal`."""
         hello = read_hello(request.query, request.headers.get("Last-Event-ID"))
-        self._check_open()
+        origin = origin_of(request, self._proxies)
+        self._hub.check(origin)
         if request.body_exists:
             raise Refusal(400, "bad_request", "this request has no body")
         identity = await self._identify(request)
-        self._check_open()
+        self._hub.check(origin)
         head = encode_head({**_HEADERS, **self._browsers.headers(request)})
         stream = EventStream(self._hub)
-        self._hub.accept(stream)
+        self._hub.accept(stream, origin)
         self._hub.join(stream, identity.user, identity.expires_at_s, hello, issued_at_s=identity.issued_at_s)
         if stream.refusal is not None:
             stream.connection_lost(None)
@@ -88,10 +99,6 @@ class SseDoor:
         return web.json_response(
             {"ticket": ticket, "expires_in_s": int(TTL_S)}, headers={"Cache-Control": "no-store"}
         )
-
-    def _check_open(self) -> None:
-        if self._hub.is_draining:
-            raise try_later("going_away", "this process is going away")
 
     async def _identify(self, request: web.Request) -> Identity:
         ticket = request.query.get("ticket")

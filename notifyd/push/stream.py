@@ -38,6 +38,7 @@ class EventStream(asyncio.Protocol):
         "_transport",
         "_unflushed",
         "due_at",
+        "ends_by_age",
         "expires_at_s",
         "is_dirty",
         "is_watched",
@@ -69,6 +70,7 @@ class EventStream(asyncio.Protocol):
         self.wants_acks = True
         self.expires_at_s = float("inf")
         self.issued_at_s = 0.0
+        self.ends_by_age = False
         self.due_at = 0.0
         self.is_dirty = False
         self.unconfirmed = 0

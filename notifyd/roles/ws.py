@@ -11,7 +11,8 @@ from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 from faust.types import TP
 
-from notifyd.errors import InvalidMessage
+from notifyd import descriptors
+from notifyd.errors import ConfigError, InvalidMessage
 from notifyd.message.envelope import decode
 from notifyd.metrics import Metrics
 from notifyd.push.auth import TokenVerifier
@@ -65,6 +66,7 @@ class WsRole(StreamingRole):
         self._events = context.events(self.name)
         self._signals = context.signals()
         self._past = StoredMessages(context, self._firsts) if settings.database_url is not None else None
+        descriptors.raise_descriptor_limit()
         self._hub = Hub(
             settings,
             context.metrics,
@@ -87,8 +89,16 @@ class WsRole(StreamingRole):
 
     @staticmethod
     def check(settings: Settings, metrics: Metrics) -> None:
-        """It needs keys to verify tokens with."""
+        """It needs keys to verify tokens with, and a descriptor for each connection."""
         TokenVerifier(settings)
+        most = descriptors.places(is_hard=True)
+        if settings.ws_max_connections > most:
+            raise ConfigError(
+                f"NOTIFYD_WS_MAX_CONNECTIONS is {settings.ws_max_connections}, and the descriptors of "
+                f"this process leave room for {most}",
+                reason="too_few_descriptors",
+                remedy="raise the limit (`ulimit -Hn`, the container's `nofile`), or lower the setting",
+            )
 
     async def start(self) -> None:
         """Read; the public server lets clients in once the group is joined and the window is filled."""

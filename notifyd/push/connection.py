@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, cast
 
 from notifyd.push import websocket
-from notifyd.push.peer import JOIN_BYTES, Frame, State, join, tell
+from notifyd.push.peer import JOIN_BYTES, Frame, State, join, reset_on_close, tell
 from notifyd.push.protocol import (
     ERROR_OF,
     BadFrame,
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 #: Messages that came right behind a hello whose token is still being verified.
 _MAX_EARLY: Final = 16
+#: Looked up once: a member of an Enum costs as much as a call.
+_OPEN: Final = State.OPEN
 _CODE_OF: Final = {
     websocket.PROTOCOL_ERROR: CloseCode.PROTOCOL_ERROR,
     websocket.INVALID_TEXT: CloseCode.INVALID_TEXT,
@@ -199,7 +201,7 @@ class Connection(asyncio.Protocol):
         A connection that has more unsent than the limit is cut: its client does not read. What
         comes now does not count, so that one large message never cuts an idle connection.
         """
-        if self.state is not State.OPEN:
+        if self.state is not _OPEN:
             return False
         line = self._line
         if line is None and not self._is_paused:
@@ -208,23 +210,24 @@ class Connection(asyncio.Protocol):
             if not self.is_dirty:
                 self._hub.mark_dirty(self)
             return True
-        if self.unsent > self._hub.limits.max_unsent_bytes:
+        unsent = self.unsent if self._is_paused or not isinstance(line, list) else self._line_bytes
+        if unsent > self._hub.limits.max_unsent_bytes:
             self.cut()
             return False
-        if line is None:
-            self._line = frame
-        elif isinstance(line, Frame):
+        if isinstance(line, list):
+            line.append(frame)
+            self._line_bytes += len(frame.payload)
+        elif line is not None:
             self._line = [line, frame]
             self._line_bytes = len(line.payload) + len(frame.payload)
         else:
-            line.append(frame)
-            self._line_bytes += len(frame.payload)
+            self._line = frame
         return True
 
     def flush(self) -> None:
         """Write what is in line as few WebSocket frames."""
         line = self._line
-        if line is None or self._is_paused or self.state is not State.OPEN:
+        if line is None or self._is_paused or self.state is not _OPEN:
             return
         if self._fd < 0:
             self._write_line()
@@ -292,6 +295,7 @@ class Connection(asyncio.Protocol):
         if self.state is State.CLOSED or self._transport is None:
             return
         self._hub.on_cut(self)
+        reset_on_close(self._transport)
         self.abort()
 
     def abort(self) -> None:

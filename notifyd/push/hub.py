@@ -96,7 +96,7 @@ class Hub:
             welcome=self._welcome_back,
             past=past,
         )
-        self._outbox = Outbox(events, metrics, pod=pod, now=now, wants_acks=self._wants_acks)
+        self._outbox = Outbox(events, metrics, pod=pod, now=now, silent=self._members.silent)
         self._frames_in = {
             op: metrics.frames_in.labels(op=op) for op in ("hello", "ack", "seen", "read", "unknown")
         }
@@ -184,17 +184,16 @@ class Hub:
         # The frame of the one before, which mostly reads the same.
         reads: tuple[str, ...] | None = None
         frame: Frame | None = None
-        for here in targets:
-            for connection in here:
-                if connection.resume is not None and is_newer:
-                    frame, reads = self._frame_for(connection, frames, partition, offset), None
-                elif connection.reads is not reads:
-                    reads = connection.reads
-                    frame = frames.of(reads)
-                if frame is not None and connection.send(frame):
-                    count += 1
-                    if connection.wants_acks:
-                        self._unacked.expect(connection, unacked)
+        for connection in targets:
+            if connection.resume is not None and is_newer:
+                frame, reads = self._frame_for(connection, frames, partition, offset), None
+            elif connection.reads is not reads:
+                reads = connection.reads
+                frame = frames.of(reads)
+            if frame is not None and connection.send(frame):
+                count += 1
+                if connection.wants_acks:
+                    self._unacked.expect(connection, unacked)
         return count
 
     def advance(self, partition: int, end: int) -> None:
@@ -423,9 +422,3 @@ class Hub:
             return False
         self._metrics.resent.inc()
         return True
-
-    def _wants_acks(self, user: str) -> bool:
-        here = self._members.of(user)
-        if len(here) == 1:
-            return here[0].wants_acks
-        return any(connection.wants_acks for connection in here)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from itertools import chain
 from typing import Final
 
 from notifyd.metrics import Metrics
@@ -22,6 +23,8 @@ class Members:
         self._interned: dict[tuple[str, ...], tuple[str, ...]] = {}
         self._emptied: asyncio.Event | None = None
         self.sockets: set[Peer] = set()
+        #: Users with open peers, none of which acknowledges.
+        self.silent: set[str] = set()
         #: Peers past their welcome.
         self.count = 0
 
@@ -29,10 +32,9 @@ class Members:
         """Return the open peers of a user. The list is never changed once returned but by a `join`."""
         return self._users.get(user, _NOBODY)
 
-    def of_all(self, users: Sequence[str]) -> list[list[Peer]]:
-        """Return the open peers of each of these users that has any."""
-        find = self._users.get
-        return [here for user in users if (here := find(user)) is not None]
+    def of_all(self, users: Sequence[str]) -> list[Peer]:
+        """Return the open peers of all these users."""
+        return list(chain.from_iterable(filter(None, map(self._users.get, users))))
 
     def accept(self, peer: Peer) -> None:
         """Take a socket that has yet to say who it is."""
@@ -46,6 +48,7 @@ class Members:
             self._users[peer.user] = [peer]
         else:
             here.append(peer)
+        self._look_at(peer.user)
         self.count += 1
         self._metrics.connections.set(self.count)
 
@@ -60,8 +63,16 @@ class Members:
             self._users[peer.user] = rest
         else:
             del self._users[peer.user]
+        self._look_at(peer.user)
         self.count -= 1
         self._metrics.connections.set(self.count)
+
+    def _look_at(self, user: str) -> None:
+        here = self._users.get(user)
+        if here is None or any(peer.wants_acks for peer in here):
+            self.silent.discard(user)
+        else:
+            self.silent.add(user)
 
     def forget(self, peer: Peer) -> None:
         """Drop a peer whose socket is gone."""

@@ -31,20 +31,23 @@ class Sending:
         self._done: set[str] = set()
         self.message = message
 
-    def on_written(self, users: Sequence[str]) -> None:
+    def on_written(self, users: Sequence[str], frames: int) -> None:
         """Count the frames, and note those users for whom this is the first."""
         done = self._done
-        self._outbox.pushed += len(users)
-        fresh = [user for user in dict.fromkeys(users) if user not in done] if done else dict.fromkeys(users)
+        self._outbox.pushed += frames
+        fresh = [user for user in users if user not in done] if done else users
         if fresh:
             # How long a message of the past took says nothing of how quick this process is.
             is_measured = self._is_live and not done
             done.update(fresh)
-            self._outbox.on_sent(self.message, list(fresh), is_measured)
+            self._outbox.on_sent(self.message, fresh, is_measured)
 
 
 class Outbox:
-    """Connections with something to write, and the `sent` events of what was written."""
+    """Connections with something to write, and the `sent` events of what was written.
+
+    `silent` are the users none of whose connections acknowledges, at any time.
+    """
 
     def __init__(
         self,
@@ -53,13 +56,15 @@ class Outbox:
         *,
         pod: str,
         now: Callable[[], float],
-        wants_acks: Callable[[str], bool],
+        silent: set[str],
     ) -> None:
         self._events = events
         self._metrics = metrics
         self._pod = pod
         self._now = now
-        self._wants_acks = wants_acks
+        self._silent = silent
+        self._looked_at: Sequence[str] = ()
+        self._found_silent: set[str] = set()
         self._dirty: deque[Peer] = deque()
         self._handle: asyncio.Handle | None = None
         self._sent: list[tuple[Event, Sequence[str]]] = []
@@ -109,8 +114,7 @@ class Outbox:
         at_s = self._now()
         if is_measured:
             self._metrics.ingest_to_push.observe(max(0.0, at_s - message.timestamp_ms / 1000))
-        wants_acks = self._wants_acks
-        silent = [user for user in users if not wants_acks(user)]
+        silent = self._silent_of(users)
         event = Event(
             id=message.id,
             day=message.day.isoformat(),
@@ -123,13 +127,19 @@ class Outbox:
             pod=self._pod,
         )
         if len(silent) < len(users):
-            quiet = frozenset(silent)
-            self._sent.append((event, [user for user in users if user not in quiet] if quiet else users))
+            self._sent.append((event, [user for user in users if user not in silent] if silent else users))
         if silent:
             # Without acks `sent` is the end: whoever judges the delivery must know.
-            self._sent.append((msgspec.structs.replace(event, detail=NO_ACKS), silent))
+            self._sent.append((msgspec.structs.replace(event, detail=NO_ACKS), list(silent)))
+
+    def _silent_of(self, users: Sequence[str]) -> set[str]:
+        # What left together comes with the very same users, once per message.
+        if users is not self._looked_at:
+            self._looked_at, self._found_silent = users, self._silent.intersection(users)
+        return self._found_silent
 
     def _post(self) -> None:
+        self._looked_at, self._found_silent = (), set()
         if self.pushed:
             self._metrics.pushed.inc(self.pushed)
             self.pushed = 0

@@ -5,6 +5,10 @@ A WebSocket is one kind (`connection`), others have the same methods: nothing in
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import socket
+import struct
 from collections.abc import Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Final, Protocol
@@ -34,8 +38,8 @@ class State(Enum):
 class Note(Protocol):
     """What wants to know that a frame was written."""
 
-    def on_written(self, users: Sequence[str]) -> None:
-        """These have it, each on one socket more."""
+    def on_written(self, users: Sequence[str], frames: int) -> None:
+        """These have it, each on one socket more at least; on so many together."""
 
 
 class Frame:
@@ -60,10 +64,21 @@ def join(frames: Sequence[Frame]) -> bytes:
 
 
 def tell(frames: Sequence[Frame], users: Sequence[str]) -> None:
-    """Tell who wants to know that these were written to one socket of each of `users`."""
+    """Tell who wants to know that these were written to a socket of each of `users`, who may repeat."""
+    each = list(dict.fromkeys(users))
     for frame in frames:
         if frame.note is not None:
-            frame.note.on_written(users)
+            frame.note.on_written(each, len(users))
+
+
+def reset_on_close(transport: asyncio.BaseTransport) -> None:
+    """Have a socket end with a reset: a peer that does not read would never see an ordinary end, which
+    stands in line behind what it does not read, and the kernel would keep that for a minute.
+    """
+    raw = transport.get_extra_info("socket")
+    if raw is not None:
+        with contextlib.suppress(OSError):
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 class Acker(Protocol):

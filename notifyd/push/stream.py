@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, cast
 
-from notifyd.push.peer import JOIN_BYTES, Frame, State, tell
+from notifyd.push.peer import JOIN_BYTES, Frame, State, reset_on_close, tell
 from notifyd.push.protocol import ERROR_OF, CloseCode, Hello, encode_error
 
 if TYPE_CHECKING:
@@ -202,6 +202,7 @@ class EventStream(asyncio.Protocol):
         if self.state is State.CLOSED or self._transport is None:
             return
         self._hub.on_cut(self)
+        reset_on_close(self._transport)
         self.abort()
 
     def abort(self) -> None:

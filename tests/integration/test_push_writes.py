@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import socket
@@ -96,6 +97,22 @@ def test_a_client_that_stalls_gets_every_frame_whole_and_in_order_when_it_goes_o
             assert [frame["message"]["content"]["title"] for frame in got] == [str(n) for n in range(sent)]
             assert peer.unsent == 0
             raw.writer.close()
+
+    runner.run(scenario())
+
+
+def test_who_is_cut_for_not_reading_learns_of_it_without_reading(runner: asyncio.Runner) -> None:
+    async def scenario() -> None:
+        async with running_push_server() as server:
+            raw = await RawClient.open(server.port)
+            await raw.upgrade(server.token())
+            raw.writer.transport.pause_reading()
+            while not server.metric("notifyd_ws_evictions_total"):
+                server.publish(make_message(body="x" * 60_000))
+                await asyncio.sleep(0)
+            held = raw.writer.get_extra_info("socket")
+            await eventually(lambda: held.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNRESET)
+            raw.writer.transport.abort()
 
     runner.run(scenario())
 

@@ -138,12 +138,12 @@ async def test_post_never_blocks_and_drops_above_its_bound(producer: FakeProduce
     await writer.start()
     producer.gate.clear()
     for number in range(10):
-        writer.post_alike(event(f"m{number}"), [f"user-{user}" for user in range(2001)])
+        writer.post_alike(event(f"m{number}"), [f"user-{user}" for user in range(10_001)])
     dropped = metrics.registry.get_sample_value("notifyd_events_dropped_total", {"reason": "buffer_full"})
     assert dropped == 10
     producer.gate.set()
     await writer.stop()
-    assert sum(len(decode_events(record.value or b"")) for record in producer.sent) == 20_000
+    assert sum(len(decode_events(record.value or b"")) for record in producer.sent) == 100_000
     writer.post_alike(event("late"), ["alice"])
     assert metrics.registry.get_sample_value("notifyd_events_dropped_total", {"reason": "stopped"}) == 1
 

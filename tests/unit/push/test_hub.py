@@ -314,3 +314,24 @@ async def test_an_id_in_another_spelling_is_not_the_same_message(world):
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert world.events.written[0].id == message.id
+
+
+async def test_sent_ends_the_delivery_only_where_none_of_the_users_devices_acknowledges(world):
+    told = []
+
+    def publish(offset: int) -> None:
+        world.events.posted.clear()
+        world.hub.publish(world.message(["alice"]), 0, offset)
+        world.flush()
+        told.append([e.detail for e in world.events.posted])
+
+    world.join("alice", Hello(ack=False))
+    publish(0)
+    acking, _ = world.join("alice")
+    publish(1)
+    acking.abort()
+    acking.connection_lost(None)
+    publish(2)
+    world.join("alice", Hello(ack=False))
+    publish(3)
+    assert told == [["no_acks"], [None], ["no_acks"], ["no_acks"]]

@@ -21,9 +21,11 @@ class Peer:
 class Told:
     def __init__(self) -> None:
         self.users: list[str] = []
+        self.frames = 0
 
-    def on_written(self, users: Sequence[str]) -> None:
+    def on_written(self, users: Sequence[str], frames: int) -> None:
         self.users.extend(users)
+        self.frames += frames
 
 
 class Kernel:
@@ -72,6 +74,17 @@ def test_each_note_learns_of_its_own_users() -> None:
     writes.write_all()
     assert one.users == ["0", "1", "2", "5"]
     assert other.users == ["1", "2", "4"]
+    assert (one.frames, other.frames) == (4, 3)
+
+
+def test_a_user_with_two_devices_is_told_once_and_counted_twice() -> None:
+    writes, note = Writes(Kernel({}).write), Told()
+    frame = Frame(b"1", note)
+    for fd, user in enumerate(["alice", "bob", "alice"]):
+        writes.add(fd, frame.wire, Peer(user), frame)
+    writes.write_all()
+    assert note.users == ["alice", "bob"]
+    assert note.frames == 3
 
 
 def test_those_who_get_the_same_frames_share_one_joined_frame() -> None:

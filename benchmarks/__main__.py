@@ -1,4 +1,4 @@
-"""`python -m benchmarks [NAME...] [--rounds N] [--json]`: run them all, or those named."""
+"""`python -m benchmarks [NAME...] [--rounds N] [--json]`: all, or those named (`push`: each `push-...`)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,14 @@ import sys
 from benchmarks import harness
 
 #: Name -> module with `run(rounds) -> list of results` and a docstring that says what it shows.
-BENCHMARKS = {"engine": "benchmarks.bench_engine"}
+BENCHMARKS = {
+    "engine": "benchmarks.bench_engine",
+    "push-cpu": "benchmarks.bench_push",
+    "push-memory": "benchmarks.bench_push_memory",
+    "push-connect": "benchmarks.bench_push_connect",
+    "push-path": "benchmarks.bench_push_path",
+    "slow": "benchmarks.bench_slow",
+}
 
 
 def main() -> int:
@@ -19,11 +26,14 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5, help="how often each variant runs (5)")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     options = parser.parse_args()
-    unknown = [name for name in options.names if name not in BENCHMARKS]
-    if unknown:
-        parser.error(f"no benchmark is named {unknown[0]!r}; there are: {', '.join(BENCHMARKS)}")
+    chosen = []
+    for asked in options.names:
+        found = [name for name in BENCHMARKS if name == asked or name.startswith(f"{asked}-")]
+        if not found:
+            parser.error(f"no benchmark is named {asked!r}; there are: {', '.join(BENCHMARKS)}")
+        chosen += found
     is_good = True
-    for name in options.names or BENCHMARKS:
+    for name in chosen or BENCHMARKS:
         for result in importlib.import_module(BENCHMARKS[name]).run(options.rounds):
             print(harness.dump(result) if options.json else harness.show(result), flush=True)
             is_good = is_good and all(row["reached"] for row in result["ratios"])

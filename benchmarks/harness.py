@@ -16,13 +16,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 
+class Unavailable(Exception):
+    """A variant cannot run on this machine, and why."""
+
+
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """`over` divided by `anchor`, and what it should reach."""
+    """`over` divided by `anchor` (None: `over` itself), and what it should reach."""
 
     name: str
     over: str
-    anchor: str
+    anchor: str | None
     reach: float
     sense: Literal["at least", "at most"] = "at least"
 
@@ -69,43 +73,87 @@ def compare(
     ratios: Sequence[Ratio],
     *,
     rounds: int,
-    tell: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True),
 ) -> dict[str, object]:
     """Run all variants for `rounds` rounds; return figures and ratios, and tell how it goes."""
-    figures: dict[str, list[float]] = {variant.name: [] for variant in variants}
+    by_name = {variant.name: variant for variant in variants}
+    return gather(
+        title,
+        list(by_name),
+        lambda name: {name: run_variant(by_name[name])},
+        ratios,
+        rounds=rounds,
+        unit=variants[0].unit,
+    )
+
+
+def gather(
+    title: str,
+    names: Sequence[str],
+    run: Callable[[str], Mapping[str, float]],
+    ratios: Sequence[Ratio],
+    *,
+    rounds: int,
+    unit: str | Mapping[str, str],
+    tell: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True),
+) -> dict[str, object]:
+    """Have `run` measure each of `names` in turn, for `rounds` rounds; it returns figures by name, in `unit`
+    (or in the unit that `unit` has for the figure). What is `Unavailable` is left out, with the reason.
+    """
+    figures: dict[str, list[float]] = {}
+    skipped: dict[str, str] = {}
     for number in range(rounds):
-        shift = number % len(variants)
-        for variant in [*variants[shift:], *variants[:shift]]:
-            value = run_variant(variant)
-            figures[variant.name].append(value)
-            tell(f"  {title}, round {number + 1} of {rounds}: {variant.name} {value:,.0f} {variant.unit}")
-    rows = []
-    for ratio in ratios:
-        pairs = zip(figures[ratio.over], figures[ratio.anchor], strict=True)
-        figure = Figure.of([over / anchor for over, anchor in pairs])
-        rows.append(
-            {
-                "name": ratio.name,
-                "median": round(figure.median, 3),
-                "least": round(figure.least, 3),
-                "most": round(figure.most, 3),
-                "wanted": f"{ratio.sense} {ratio.reach:g}",
-                "reached": ratio.is_reached(figure.median),
-            }
-        )
+        shift = number % len(names)
+        for name in [*names[shift:], *names[:shift]]:
+            if name in skipped:
+                continue
+            try:
+                found = run(name)
+            except Unavailable as error:
+                skipped[name] = str(error)
+                tell(f"  {title}: {name} is left out: {error}")
+                continue
+            for key, value in found.items():
+                figures.setdefault(key, []).append(value)
+                tell(f"  {title}, round {number + 1} of {rounds}: {key} {_short(value)} {_unit(unit, key)}")
     return {
         "benchmark": title,
         "rounds": rounds,
         "figures": {
-            variant.name: {"unit": variant.unit, **_plain(Figure.of(figures[variant.name]))}
-            for variant in variants
+            key: {"unit": _unit(unit, key), **_plain(Figure.of(values))} for key, values in figures.items()
         },
-        "ratios": rows,
+        "ratios": [
+            _row(ratio, figures) for ratio in ratios if {ratio.over, ratio.anchor or ratio.over} <= {*figures}
+        ],
+        "skipped": skipped,
     }
 
 
+def _row(ratio: Ratio, figures: Mapping[str, Sequence[float]]) -> dict[str, object]:
+    anchors = figures[ratio.anchor] if ratio.anchor is not None else [1.0] * len(figures[ratio.over])
+    figure = Figure.of([over / anchor for over, anchor in zip(figures[ratio.over], anchors, strict=True)])
+    return {
+        "name": ratio.name,
+        "median": round(figure.median, 3),
+        "least": round(figure.least, 3),
+        "most": round(figure.most, 3),
+        "wanted": f"{ratio.sense} {ratio.reach:g}",
+        "reached": ratio.is_reached(figure.median),
+    }
+
+
+def _unit(unit: str | Mapping[str, str], key: str) -> str:
+    return unit if isinstance(unit, str) else unit.get(key, "")
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
 def _plain(figure: Figure) -> dict[str, float]:
-    return {"median": round(figure.median), "least": round(figure.least), "most": round(figure.most)}
+    values = {"median": figure.median, "least": figure.least, "most": figure.most}
+    return {
+        key: round(value) if abs(figure.median) >= 100 else round(value, 2) for key, value in values.items()
+    }
 
 
 def show(result: Mapping[str, object]) -> str:
@@ -117,6 +165,8 @@ def show(result: Mapping[str, object]) -> str:
             f"  {name:<28} {figure['median']:>12,} {figure['unit']} "
             f"[{figure['least']:,} .. {figure['most']:,}]"
         )
+    skipped: Mapping[str, str] = result.get("skipped", {})  # type: ignore[assignment]
+    lines += [f"  {name:<28} left out: {reason}" for name, reason in skipped.items()]
     ratios: Sequence[Mapping[str, object]] = result["ratios"]  # type: ignore[assignment]
     for row in ratios:
         verdict = "reached" if row["reached"] else "NOT reached"

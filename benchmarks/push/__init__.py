@@ -1,0 +1,1 @@
+"""Servers and clients of the push benchmarks, each a process of its own."""

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import sys
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, sync_playwright
+
+from notifyd.dev.child import free_port
+from notifyd.message.build import build_envelope
+from tests.fixtures.processes import NotifydProcess, ProcessStarter
+from tests.fixtures.service import Service
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CLIENT = ROOT / "clients" / "js"
@@ -38,8 +46,9 @@ def node() -> str:
     return needed("node", "nodejs", what="Node 20 or later")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
+    """One browser a module: it ends with it, and its event loop too, which no asynchronous test may meet."""
     path = needed("chromium", "chromium-browser", "google-chrome", what="a Chromium")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=_FLAGS)
@@ -54,3 +63,46 @@ def context(chromium: Browser) -> Iterator[BrowserContext]:
     context.set_default_timeout(20_000)
     yield context
     context.close()
+
+
+class Site:
+    """The page, roles `ws` and `api` in one process that may be killed; the rest of the service beside it."""
+
+    def __init__(self, process: NotifydProcess, service: Service) -> None:
+        self.process = process
+        self.service = service
+        self.url = service.env["NOTIFYD_WS_ORIGINS"]
+
+    def send(self, to: str, *titles: str, **content: object) -> list[str]:
+        """Send these as any producer does, straight to Kafka; returns their ids."""
+        values = [
+            build_envelope(to=to, sender="orders", created_by="test", title=title, **content)  # type: ignore[arg-type]
+            for title in titles
+        ]
+        done = self.service.run("send", "-", "--json", stdin=b"\n".join(values) + b"\n")
+        assert done.returncode == 0, done.stderr
+        return [json.loads(line)["id"] for line in done.stdout.splitlines()]
+
+    def metric(self, name: str) -> float:
+        return self.process.metric(name)
+
+
+@pytest.fixture
+def site(service: Service, start_notifyd: ProcessStarter, tmp_path: Path) -> Site:
+    """Everything that a page needs, on real processes; its origin stays when the process is started again."""
+    port = free_port()
+    service.env.update(
+        NOTIFYD_HTTP_PORT=str(port),
+        NOTIFYD_WS_ORIGINS=f"http://localhost:{port}",
+    )
+    process = NotifydProcess(["--role=ws,api"], {**service.env, "NOTIFYD_POD_NAME": "ws-0"}, tmp_path, "ws-0")
+    process.args = [sys.executable, str(Path(__file__).with_name("site.py"))]
+    start_notifyd.processes.append(process)
+    process.start().wait_ready()
+    return Site(process, service)
+
+
+@pytest.fixture
+def user() -> str:
+    """Somebody whom no other test knows."""
+    return f"user-{uuid.uuid4().hex[:8]}"

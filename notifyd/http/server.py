@@ -11,6 +11,7 @@ from aiohttp import web
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from notifyd.errors import ConfigError
+from notifyd.http.client_faults import calm_server_log
 from notifyd.http.health import Health
 from notifyd.http.waiting import Waiting
 from notifyd.metrics import Metrics
@@ -64,6 +65,7 @@ class HttpServer:
     async def start(self, app: web.Application) -> None:
         """Listen; raises `ConfigError` where another process took the port after all."""
         assert self._socket is not None, "bind first"
+        calm_server_log()
         waiting = Waiting()
         app.middlewares.insert(0, waiting.middleware)
         runner = web.AppRunner(

@@ -14,7 +14,7 @@ from notifyd.push.addresses import Proxies
 from notifyd.push.admission import origin_of
 from notifyd.push.auth import Identity, KeysUnavailable, PermissionDenied, TokenVerifier
 from notifyd.push.connection import Connection
-from notifyd.push.handover import check_handshake, hand_over
+from notifyd.push.handover import HandedOver, check_handshake, hand_over
 from notifyd.push.hub import Hub
 from notifyd.push.protocol import CloseCode, Hello
 from notifyd.push.requests import Browsers, OriginList, Refusal, bearer_of
@@ -54,7 +54,7 @@ class Door:
             answer = hand_over(request, accept, connection, dead_after_s=self._dead_after_s)
         except ConnectionResetError:
             connection.connection_lost(None)
-            raise
+            return HandedOver()
         # A browser shows its page no HTTP status, only a close code: so it is let in first.
         if not self._origins.allows(request.headers.get("Origin")):
             connection.close(CloseCode.ORIGIN_REFUSED, "this origin is not on NOTIFYD_WS_ORIGINS")

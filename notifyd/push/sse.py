@@ -14,7 +14,7 @@ from notifyd.errors import TransientError
 from notifyd.push.addresses import Proxies
 from notifyd.push.admission import origin_of
 from notifyd.push.auth import Identity, PermissionDenied, TokenVerifier
-from notifyd.push.handover import give_socket
+from notifyd.push.handover import HandedOver, give_socket
 from notifyd.push.hub import Hub
 from notifyd.push.protocol import ERROR_OF, CloseCode, Hello
 from notifyd.push.requests import Browsers, Refusal, bearer_of, identify, try_later, unauthorised
@@ -87,7 +87,7 @@ class SseDoor:
             return give_socket(request, head, stream, dead_after_s=self._dead_after_s)
         except ConnectionResetError:
             stream.connection_lost(None)
-            raise
+            return HandedOver()
 
     async def issue(self, request: web.Request) -> web.StreamResponse:
         """Answer `POST /v1/push/ticket`; raises `Refusal`."""

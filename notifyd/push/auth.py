@@ -104,6 +104,7 @@ class TokenVerifier:
         self._now = now
         self._keys: dict[str | None, jwt.PyJWK] = {}
         self._fetched_at = self._tried_at = float("-inf")
+        self._fetches = 0
         self._refreshing: asyncio.Task[None] | None = None
 
     def verify(self, token: str) -> Identity:
@@ -129,6 +130,7 @@ class TokenVerifier:
 
     async def authenticate(self, token: str) -> Identity:
         """Verify like `verify`, after fetching the published keys where that is due."""
+        fetches = self._fetches
         if self.is_stale:
             await self._refresh()
         try:
@@ -138,7 +140,8 @@ class TokenVerifier:
         try:
             return self.verify(token)
         except KeysUnavailable as error:
-            if self.is_stale:
+            # Its key may have been published since we last looked: only newer keys can say no for good.
+            if self._fetches == fetches:
                 raise
             raise PermissionDenied(error.message, reason="unknown_key") from None
 
@@ -210,6 +213,7 @@ class TokenVerifier:
         else:
             self._keys = keys
             self._fetched_at = self._now()
+            self._fetches += 1
         finally:
             self._refreshing = None
 

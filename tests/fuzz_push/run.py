@@ -133,21 +133,28 @@ async def _be_honest(server: PushProcess, result: Result) -> None:
         session.ws_connect(f"ws://127.0.0.1:{server.port}/v1/push") as ws,
     ):
         await ws.send_json({"op": "hello", "token": server.token("honest")})
-        waits_for = "welcome"
+        assert (await _next(ws))["op"] == "welcome"
         while True:
-            frame = json.loads((await ws.receive(timeout=20)).data)
-            if frame["op"] == "pos":
-                continue
-            assert frame["op"] == waits_for, frame
-            if waits_for == "msg":
-                await ws.send_json({"op": "ack", "ids": [frame["message"]["UUID"]]})
-                waits_for = "ok"
-                continue
-            result.honest += 1
-            await asyncio.sleep(0.05)
             if await asyncio.to_thread(server.publish, "honest", f"message {result.honest}") != 1:
                 raise AssertionError("the server lost the honest client")
-            waits_for = "msg"
+            message = await _next(ws)
+            assert message["op"] == "msg", message
+            await ws.send_json({"op": "ack", "ids": [message["message"]["UUID"]]})
+            assert await _next(ws) == {"op": "ok", "ack": [message["message"]["UUID"]]}
+            result.honest += 1
+            await asyncio.sleep(0.05)
+
+
+async def _next(ws: aiohttp.ClientWebSocketResponse) -> dict[str, Any]:
+    """Return the next frame that is no heartbeat."""
+    while True:
+        parsed = json.loads((await ws.receive(timeout=20)).data)
+        frames = [
+            frame for frame in (parsed if isinstance(parsed, list) else [parsed]) if frame["op"] != "pos"
+        ]
+        if frames:
+            (frame,) = frames
+            return frame
 
 
 def _is_alone(sample: dict[str, Any]) -> bool:

@@ -36,7 +36,6 @@ from notifyd.push.signals import ENDED, Signals
 from notifyd.push.sweep import EXPIRY_LEAD_S, Sweep
 from notifyd.push.unacked import Unacked, Unanswered
 from notifyd.push.window import Window
-from notifyd.push.writes import Writes
 from notifyd.settings import Settings
 
 #: What acks under way get at least when the window is over: a few lingers of the event writer.
@@ -97,6 +96,10 @@ class Hub:
             past=past,
         )
         self._outbox = Outbox(events, metrics, pod=pod, now=now, silent=self._members.silent)
+        #: What is written at the end of a slice of connections, and how one is put in line for that: taken
+        #: per delivery, so without a call in between.
+        self.writes: Final = self._outbox.writes
+        self.mark_dirty: Final = self._outbox.add
         self._frames_in = {
             op: metrics.frames_in.labels(op=op) for op in ("hello", "ack", "seen", "read", "unknown")
         }
@@ -293,15 +296,6 @@ class Hub:
         """Count one that did not read."""
         self._metrics.evicted.inc()
         _log.info("push_evicted", user_id=connection.user, unsent_bytes=connection.unsent)
-
-    @property
-    def writes(self) -> Writes:
-        """What is written at the end of a slice of connections."""
-        return self._outbox.writes
-
-    def mark_dirty(self, connection: Peer) -> None:
-        """Have a connection flushed at the end of this tick."""
-        self._outbox.add(connection)
 
     def on_writable(self, connection: Peer) -> None:
         """Go on with what its client missed: there is room again."""

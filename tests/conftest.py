@@ -21,6 +21,7 @@ pytest_plugins = [
     "tests.fixtures.processes",
     "tests.fixtures.postgres",
     "tests.fixtures.service",
+    "tests.fixtures.protocol",
 ]
 
 # What the caller's shell exports is no part of a test; the fixtures hand settings over.

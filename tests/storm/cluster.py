@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
+import aiohttp
 from pydantic import SecretStr
 
 from notifyd.dev.child import free_port, spawn
@@ -32,13 +34,15 @@ _ROOT = Path(__file__).resolve().parents[2]
 class Party:
     """One of the processes that a storm spares: the backend, the receivers, the devices."""
 
-    def __init__(self, name: str, config: Any, directory: Path, env: Mapping[str, str]) -> None:
+    def __init__(
+        self, name: str, config: Any, directory: Path, env: Mapping[str, str], *, module: str = ""
+    ) -> None:
         self.name = name
         self.journal = directory / f"{name}.journal"
         self.log_file = directory / f"{name}.log"
         path = write_config(directory / f"{name}.json", config)
         self._process = spawn(
-            [sys.executable, "-m", f"tests.storm.{name}", str(path), str(self.journal)],
+            [sys.executable, "-m", f"tests.storm.{module or name}", str(path), str(self.journal)],
             log_file=self.log_file,
             env=clean_environment(env),
             cwd=_ROOT,
@@ -163,10 +167,23 @@ class Cluster:
             [f"--role={role}"], {**self.env, "NOTIFYD_POD_NAME": name, **ports}, self.logs, name
         )
 
-    def add_party(self, name: str, config: Any) -> Party:
-        """Start one of `tests.storm.produce`, `receive`, `listen`."""
-        party = self.parties[name] = Party(name, config, self.logs, environment_of(self.settings))
+    def add_party(self, name: str, config: Any, *, module: str = "") -> Party:
+        """Start one of `tests.storm.produce`, `receive`, `listen`, `devices`: `module`, or `name` itself."""
+        env = environment_of(self.settings)
+        party = self.parties[name] = Party(name, config, self.logs, env, module=module)
         return party
+
+    async def are_ready(self) -> bool:
+        """Whether every role says that it is ready."""
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2.0)) as session:
+            return all(await asyncio.gather(*(_is_ready(session, one) for one in self.admin_ports.values())))
+
+
+async def _is_ready(session: aiohttp.ClientSession, port: int) -> bool:
+    with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):
+        async with session.get(f"http://127.0.0.1:{port}/readyz") as answer:
+            return answer.status == 200
+    return False
 
 
 def role_of(name: str) -> str:

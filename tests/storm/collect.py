@@ -11,7 +11,7 @@ from typing import Any
 import psycopg2
 
 from tests.storm.check import Facts, Sent
-from tests.storm.messages import plan_message
+from tests.storm.messages import PLANS
 from tests.storm.records import lines_of
 
 #: Open to the end of the storm.
@@ -50,7 +50,7 @@ def _collect(logs: Path, database_url: str, seed: int, listeners: int) -> Facts:
     return facts
 
 
-def read_backend(journal: Path, *, seed: int, listeners: int) -> Facts:
+def read_backend(journal: Path, *, seed: int, listeners: int, plan: str = "all") -> Facts:
     """Read what was confirmed and what was not."""
     sent: dict[str, Sent] = {}
     unsure: set[str] = set()
@@ -58,9 +58,9 @@ def read_backend(journal: Path, *, seed: int, listeners: int) -> Facts:
     for kind, *parts in lines_of(journal):
         if kind == "ok":
             message_id, number, handed_ms, confirmed_ms, place, _ = parts
-            plan = plan_message(seed, int(number), listeners)
+            planned = PLANS[plan](seed, int(number), listeners)
             sent[message_id] = Sent(
-                message_id, plan.users, plan.channels, int(handed_ms), int(confirmed_ms), place
+                message_id, planned.users, planned.channels, int(handed_ms), int(confirmed_ms), place
             )
         elif kind == "unsure":
             unsure.add(parts[0])

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -51,8 +51,9 @@ class Standstill:
 class Groups:
     """Looks at the groups; `watch` does so all the time and serves `standstills`."""
 
-    def __init__(self, settings: Settings, now: Callable[[], float]) -> None:
+    def __init__(self, settings: Settings, now: Callable[[], float], *, roles: Sequence[str] = ROLES) -> None:
         self._settings = settings
+        self._roles = roles
         self._now = now
         topics = Topics.of(settings)
         self._messages = topics.messages
@@ -73,7 +74,7 @@ class Groups:
         """Follow what is committed, also over outages; ends when cancelled."""
         while True:
             await asyncio.sleep(_ASK_S)
-            for role in ROLES:
+            for role in self._roles:
                 open_ = [one for one in self.standstills if one.role == role and one.served_s is None]
                 if open_:
                     await self._serve(role, open_)
@@ -112,7 +113,7 @@ class Groups:
         try:
             ends = await self._ends()
             lags: dict[str, dict[str, int]] = {}
-            for role in ROLES:
+            for role in self._roles:
                 committed = await self._committed(role)
                 by_topic: dict[str, int] = defaultdict(int)
                 for tp, end in ends.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -28,6 +28,7 @@ class Planned:
     channels: tuple[str, ...]
     key: str | None
     has_random_id: bool
+    body_bytes: int = 0
 
     def parts(self, message_id: str, hook_port: int) -> dict[str, Any]:
         """Return the arguments of `Notifier.send`."""
@@ -38,6 +39,8 @@ class Planned:
             "type": "storm.message",
             "channels": list(self.channels),
         }
+        if self.body_bytes:
+            parts["body"] = "x" * self.body_bytes
         if self.key is not None:
             parts["key"] = self.key
         if "webhook" in self.channels:
@@ -67,6 +70,27 @@ def plan_message(seed: int, number: int, listeners: int) -> Planned:
         channels = ["ws"] if kind == "ws" else ["ws", "webhook"]
     key = "busy-customer" if chance.random() < _BUSY_KEY_SHARE else None
     return Planned(number, tuple(users), tuple(channels), key, chance.random() < _RANDOM_ID_SHARE)
+
+
+#: Of pushes: how many go to `_MANY_USERS` at once, and sizes of bodies (from, to, share).
+_MANY_SHARE: Final = 0.003
+_MANY_USERS: Final = 500
+_BODIES: Final = ((0, 300, 80), (300, 4_000, 17), (4_000, 60_000, 3))
+
+
+def plan_push(seed: int, number: int, listeners: int) -> Planned:
+    """Plan message number `number` of a push storm: to one to five users, some to very many."""
+    chance = random.Random(f"push {seed} {number}")
+    is_for_many = chance.random() < _MANY_SHARE
+    many = _MANY_USERS if is_for_many else chance.randint(1, 5)
+    users = tuple(listener(one) for one in chance.sample(range(listeners), min(many, listeners)))
+    ((least, most, _),) = chance.choices(_BODIES, [share for _, _, share in _BODIES])
+    size = 0 if is_for_many else chance.randint(least, most)
+    return Planned(number, users, ("ws",), None, chance.random() < _RANDOM_ID_SHARE, size)
+
+
+#: What a storm sends, by name.
+PLANS: Final[Mapping[str, Callable[[int, int, int], Planned]]] = {"all": plan_message, "push": plan_push}
 
 
 def listener(number: int) -> str:

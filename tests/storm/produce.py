@@ -19,7 +19,7 @@ from notifyd.message.ids import new_id
 from notifyd.producer import Confirmation, Notifier
 from notifyd.producer.notifier import Outgoing
 from notifyd.settings import load_settings
-from tests.storm.messages import Planned, plan_message
+from tests.storm.messages import PLANS, Planned
 from tests.storm.records import Journal, now_ms, run_party
 
 #: Messages handed over together, and how many such handfuls may wait for the broker.
@@ -29,7 +29,7 @@ _AGAIN_S = 0.25
 
 
 class ProducerConfig(msgspec.Struct, frozen=True):
-    """`count` messages at `per_s`; `listeners` users listen, webhooks go to `hook_port`."""
+    """`count` messages of `plan` at `per_s`; `listeners` users listen, webhooks go to `hook_port`."""
 
     seed: int
     count: int
@@ -37,6 +37,7 @@ class ProducerConfig(msgspec.Struct, frozen=True):
     listeners: int
     hook_port: int
     timeout_s: float
+    plan: str = "all"
 
 
 class Backend:
@@ -83,7 +84,7 @@ class Backend:
         config = self._config
         todo: list[tuple[str, Planned, dict[str, object]]] = []
         for number in numbers:
-            plan = plan_message(config.seed, number, config.listeners)
+            plan = PLANS[config.plan](config.seed, number, config.listeners)
             message_id = str(uuid.uuid4()) if plan.has_random_id else new_id()
             parts = plan.parts(message_id, config.hook_port)
             key = parts.pop("key", None)

@@ -24,7 +24,7 @@ MEASURES: Final = ("rss_kib", "descriptors", "threads", "tasks")
 class Sample:
     """One look at a process, `at_s` of the storm. `life` is its process id.
 
-    `tasks` and `oldest_s`, the age of the oldest record in flight, may be unknown (-1).
+    `tasks`, `oldest_s`, the age of the oldest record in flight, and `lag_s` of the loop may be unknown (-1).
     """
 
     at_s: float
@@ -35,6 +35,7 @@ class Sample:
     threads: int
     tasks: int
     oldest_s: float = -1.0
+    lag_s: float = -1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,7 @@ class Sampler:
                 await asyncio.sleep(self._every_s)
 
     async def _look(self, session: aiohttp.ClientSession, name: str, pid: int) -> None:
-        tasks, oldest_s = -1, -1.0
+        tasks, oldest_s, lag_s = -1, -1.0, -1.0
         if name in self._ports:
             try:
                 async with session.get(f"http://127.0.0.1:{self._ports[name]}/metrics") as answer:
@@ -89,11 +90,12 @@ class Sampler:
                         file.write(f"# at_s {self._now():.1f}\n{told}")
                 tasks = int(_most(told, "notifyd_event_loop_tasks"))
                 oldest_s = _most(told, "notifyd_oldest_in_flight_seconds")
+                lag_s = _most(told, "notifyd_event_loop_lag_seconds")
             except (aiohttp.ClientError, TimeoutError, OSError):
                 pass  # starting, ending or frozen
         found = read_process(pid)
         if found is not None:
-            self.samples.append(Sample(round(self._now(), 1), name, pid, *found, tasks, oldest_s))
+            self.samples.append(Sample(round(self._now(), 1), name, pid, *found, tasks, oldest_s, lag_s))
 
 
 def read_process(pid: int) -> tuple[int, int, int] | None:

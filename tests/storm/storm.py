@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import aiohttp
-
 from notifyd.dev.child import is_alive
 from notifyd.stream.dead_letter import read_dead_letters
 from tests.fixtures.system import children_of
@@ -125,28 +123,13 @@ class Storm:
         self._keepers = {name: Keeper(process, self._now) for name, process in cluster.roles.items()}
         for keeper in self._keepers.values():
             keeper.start()
-        await self._until_ready(cluster)
+        await self._until(cluster.are_ready, "all roles to be ready", _READY_S)
         if options.listeners:
             urls = tuple(cluster.push_urls)
             listen = cluster.add_party("listen", ListenerConfig(options.seed, options.listeners, urls))
             await self._until(
                 lambda: count_connected(listen.journal) == options.listeners, "devices to be connected", 60.0
             )
-
-    async def _until_ready(self, cluster: Cluster) -> None:
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2.0)) as session:
-
-            async def is_ready(name: str) -> bool:
-                with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):
-                    port = cluster.admin_ports[name]
-                    async with session.get(f"http://127.0.0.1:{port}/readyz") as answer:
-                        return answer.status == 200
-                return False
-
-            async def are_ready() -> bool:
-                return all(await asyncio.gather(*map(is_ready, cluster.roles)))
-
-            await self._until(are_ready, "all roles to be ready", _READY_S)
 
     async def _until(self, look: Callable[[], bool | Awaitable[bool]], what: str, limit_s: float) -> None:
         deadline = time.monotonic() + limit_s
@@ -241,7 +224,7 @@ class Storm:
         outcome, options = self._outcome, self._options
         began_s = self._now()
         self._tell(f"{began_s:7.2f} s  calm: all is sent, all is running")
-        await self._until_ready(cluster)
+        await self._until(cluster.are_ready, "all roles to be ready", _READY_S)
         limit_s = 240.0 + options.messages / _SLOWEST_PER_S
         left = await groups.settle(limit_s, _STILL_S, self._tell)
         listen = cluster.parties.get("listen")

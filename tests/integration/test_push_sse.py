@@ -254,9 +254,9 @@ async def test_drain_tells_streams_to_go_and_lets_nobody_in():
         ]
         readers = [asyncio.create_task(stream.rest()) for stream in streams]
         await eventually(lambda: server.hub.connections == 10)
-        draining = asyncio.create_task(server.hub.drain(0.5))
+        draining = asyncio.create_task(server.hub.drain(0.8))
         for frames in await asyncio.gather(*readers):
-            assert frames[-1] == {"op": "drain", "after": [0, 500]}
+            assert frames[-1] == {"op": "drain", "after": [0, 600]}
         await draining
         assert server.hub.sockets == 0
         async with open_events(server.base, server.token()) as stream:

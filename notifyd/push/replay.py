@@ -76,7 +76,7 @@ class Replays:
         assert hello.cursor is not None
         place = read_place(hello.cursor, hello.at, self._incarnation)
         if place is None:
-            self._welcome(connection, "inbox")
+            self._give_up(connection)
             return
         connection.resume = Resume(place, self._monotonic() + PROOF_S)
         self._judge(connection, connection.resume)
@@ -173,7 +173,8 @@ class Replays:
         if following is None:
             self._finish(connection, resume)
         elif resume.replayed >= MAX_REPLAYED:
-            self._give_up(connection)
+            connection.resume = None
+            self._welcome(connection, "inbox")
         else:
             resume.number = following
             self._enqueue(connection, resume)
@@ -184,7 +185,7 @@ class Replays:
         missing: Missing | None = None
         if resume.holes and self._past is not None:
             missing, resume.todo = "later", dict(resume.holes)
-        elif resume.holes:
+        elif resume.holes or resume.is_lost:
             missing, resume.holes = "inbox", {}
         resume.is_welcomed = True
         self._welcome(connection, missing)
@@ -202,9 +203,9 @@ class Replays:
             connection.resume = None
 
     def _give_up(self, connection: Peer) -> None:
-        """Have the client read its inbox: from here on it is as one that has everything."""
-        connection.resume = None
-        self._welcome(connection, "inbox")
+        """Have the client read its inbox, once it has what is in the window: that may not be stored yet."""
+        connection.resume = Resume(dict(self._window.floors), self._monotonic(), is_lost=True)
+        self._judge(connection, connection.resume)
 
     def _enqueue(self, connection: Peer, resume: Resume) -> None:
         if not resume.is_queued:

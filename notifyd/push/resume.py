@@ -51,6 +51,7 @@ class Resume:
         "ahead",
         "give_up_at",
         "holes",
+        "is_lost",
         "is_queued",
         "is_unproven",
         "is_welcomed",
@@ -62,8 +63,10 @@ class Resume:
         "waits",
     )
 
-    def __init__(self, place: dict[int, int], give_up_at: float) -> None:
+    def __init__(self, place: dict[int, int], give_up_at: float, *, is_lost: bool = False) -> None:
         self.place = place
+        #: Where the client was says nothing: it gets all that is in the window, and reads its inbox.
+        self.is_lost = is_lost
         #: Until then it may come out that the topic reaches to where the client says it was.
         self.give_up_at = give_up_at
         self.holes: dict[int, tuple[int, int]] = {}

@@ -181,6 +181,25 @@ async def test_a_place_that_the_process_cannot_vouch_for_is_missing_never_silenc
             assert welcome["missing"] is None
 
 
+async def test_who_must_read_the_inbox_gets_what_may_not_be_stored_yet(settings: Settings) -> None:
+    async with (
+        surroundings(settings) as around,
+        ws_pod(around.context) as pod,
+        aiohttp.ClientSession() as session,
+    ):
+        sent = {await produce(around, "alice") for _ in range(5)}
+        await produce(around, "bob")
+        await eventually(lambda: sum(pod.role._hub._window.ends.values()) == 6)
+        [fresh] = await hello(session, settings, pod.url)
+        place = decode_cursor(fresh["cursor"])
+        assert place is not None
+        for what in ("nonsense", encode_cursor(Cursor(place.incarnation, {**place.offsets, 77: 1}))):
+            *messages, welcome = await hello(session, settings, pod.url, cursor=what)
+            assert {frame["message"]["UUID"] for frame in messages} == sent
+            assert (welcome["missing"], welcome["replayed"]) == ("inbox", 5)
+            assert welcome["cursor"] == fresh["cursor"]
+
+
 @pytest.mark.needs_kafka(reason="the embedded broker cannot add partitions")
 async def test_partitions_added_while_running_lose_nothing(settings: Settings, monkeypatch: Any) -> None:
     monkeypatch.setattr("notifyd.stream.consumer._METADATA_AGE_MS", 1000)

@@ -119,7 +119,9 @@ class EventLink:
 
     async def receive(self, timeout_s: float) -> str | bytes | None:
         """Return the data of the next event, or the answer to an ack."""
-        return await asyncio.wait_for(self._texts.get(), timeout_s)
+        # `wait_for` of Python 3.11 may lose a cancellation that meets an event.
+        async with asyncio.timeout(timeout_s):
+            return await self._texts.get()
 
     async def send(self, frame: Frame) -> None:
         """Post a frame until it is confirmed; what is refused for good waits for the next connection."""

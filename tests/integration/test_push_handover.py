@@ -11,8 +11,11 @@ import weakref
 import aiohttp
 import pytest
 import uvloop
+from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
+from notifyd.push.addresses import Proxies
+from notifyd.push.admission import origin_of
 from notifyd.push.connection import Connection
 from tests.fixtures.push import closed_with, make_message, next_frame, running_push_server
 from tests.fixtures.sockets import RawClient, masked, request
@@ -216,6 +219,24 @@ def test_all_of_it_works_on_uvloop():
             assert frames[-1]["op"] in ("drain", "ok")
 
     uvloop.run(scenario())
+
+
+async def test_one_that_left_before_its_turn_is_a_lost_connection_and_no_error(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    seen = []
+
+    def origin_of_one_that_leaves(request: web.Request, proxies: Proxies) -> str:
+        seen.append(request)
+        request.transport.abort()
+        return origin_of(request, proxies)
+
+    monkeypatch.setattr("notifyd.push.endpoint.origin_of", origin_of_one_that_leaves)
+    async with running_push_server() as server:
+        with pytest.raises((aiohttp.ClientError, ConnectionError)):
+            await server.connect()
+        await eventually(lambda: seen and server.hub.sockets == 0)
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 async def test_plain_http_on_the_same_server_still_works():

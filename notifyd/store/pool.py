@@ -6,6 +6,8 @@
 - A socket that libpq closed can have its number taken by another transport, and uvloop refuses to
   let go of it: such a connection is dropped all the same. Or uvloop keeps the closed watcher, and
   every second attempt to connect fails with `RuntimeError`: tried again at once.
+- It asks after a broken connection with `select`, which takes no descriptor above 1023; a `ws` process has
+  thousands, and there a database that goes away was waited for until a timeout: `poll` does it.
 - A failover leaves connections to a host that has become read-only: the pool empties itself.
 """
 
@@ -13,11 +15,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import os
 import random
-from collections.abc import AsyncIterator, Mapping
+import select
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Final
 
 import aiopg
+import aiopg.connection
 import psycopg2
 import psycopg2.extensions
 
@@ -293,6 +299,21 @@ class Transaction:
         self._is_over = True
         if not self._begin and not self._connection.closed:
             await self._database._run(self._connection, "ROLLBACK", None)
+
+
+class _Poll:
+    """The one call that aiopg makes of the module `select`: is this descriptor still one?"""
+
+    @staticmethod
+    def select(readers: Sequence[int], _writers: object, _others: object, _timeout_s: float) -> None:
+        poll = select.poll()
+        for descriptor in readers:
+            poll.register(descriptor)
+        if any(event & select.POLLNVAL for _, event in poll.poll(0)):
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+
+aiopg.connection.select = _Poll  # type: ignore[attr-defined, assignment]
 
 
 def _is_idle(connection: aiopg.Connection) -> bool:

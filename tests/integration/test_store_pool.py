@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
+import os
+import re
 import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import aiopg.connection
 import pytest
 import structlog
 import uvloop
@@ -192,8 +196,14 @@ async def test_faulty_data_is_told_apart_and_the_transaction_leaves_nothing(data
         assert await database.ping()
 
 
+def test_aiopg_asks_nothing_of_select_but_what_we_answer() -> None:
+    source = Path(aiopg.connection.__file__).read_text()
+    assert re.findall(r"select\.\w+\([^)]*\)", source) == ["select.select([self._fileno], [], [], 0)"]
+
+
+@pytest.mark.parametrize("others", [0, 1100])
 def test_a_refused_connection_leaves_nothing_behind_that_spoils_the_next(
-    caplog: pytest.LogCaptureFixture,
+    others: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def try_often() -> list[str]:
         database = _database(f"postgresql://u:p@127.0.0.1:{_free_port()}/d")
@@ -205,6 +215,10 @@ def test_a_refused_connection_leaves_nothing_behind_that_spoils_the_next(
             gc.collect()
         return said
 
-    said = uvloop.run(try_often())
+    with contextlib.ExitStack() as stack:
+        # As in a process with many connections: the database's descriptor is above 1023.
+        for _ in range(others):
+            stack.enter_context(Path(os.devnull).open())
+        said = uvloop.run(try_often())
     assert all("Connection refused" in text for text in said), said
     assert caplog.records == []

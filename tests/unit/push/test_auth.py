@@ -89,7 +89,7 @@ def test_our_own_token_opens_with_its_scopes():
 
 def secret_token(more: dict[str, Any], *, drop: str = "", key: str = SECRET, alg: str = "HS256") -> str:
     clock = Clock()
-    body = {"sub": "alice", "exp": clock() + 60, **more}
+    body = {"sub": "alice", "exp": clock() + 7200, **more}
     body.pop(drop, None)
     return jwt.encode(body, key, algorithm=alg)
 

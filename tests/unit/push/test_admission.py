@@ -6,11 +6,15 @@ from dataclasses import replace
 
 import pytest
 
+from notifyd import descriptors
+from notifyd.errors import ConfigError
 from notifyd.metrics import Metrics
 from notifyd.push.addresses import Proxies
 from notifyd.push.admission import Admission, Origin
 from notifyd.push.limits import PushLimits
 from notifyd.push.requests import Refusal
+from notifyd.roles.ws import WsRole
+from notifyd.settings import load_settings
 from tests.fixtures.push import push_settings
 
 LIMITS = replace(PushLimits.of(push_settings()), max_connections=3, max_connections_per_address=2)
@@ -128,3 +132,25 @@ def test_where_descriptors_are_scarce_a_stranger_makes_room_for_the_next():
 )
 def test_the_last_address_that_no_trusted_proxy_has_is_the_clients(peer, forwarded, client):
     assert Proxies(("10.0.0.0/8", "fd00::/8")).client_of(peer, forwarded) == client
+
+
+def test_more_connections_than_descriptors_are_refused_at_the_start():
+    with pytest.raises(ConfigError) as refused:
+        WsRole.check(push_settings(ws_max_connections=2_000_000), Metrics())
+    assert refused.value.reason == "too_few_descriptors"
+    WsRole.check(push_settings(ws_max_connections=1), Metrics())
+
+
+def test_a_proxy_that_is_no_network_is_a_wrong_setting():
+    with pytest.raises(ConfigError) as refused:
+        load_settings({"NOTIFYD_TRUSTED_PROXIES": "10.0.0.0/8, my-proxy"})
+    assert "NOTIFYD_TRUSTED_PROXIES" in str(refused.value)
+    read = load_settings({"NOTIFYD_TRUSTED_PROXIES": "10.0.0.0/8, fd00::/8"})
+    assert read.trusted_proxies == ("10.0.0.0/8", "fd00::/8")
+
+
+def test_some_descriptors_are_left_for_what_is_no_connection():
+    assert 0 < descriptors.places() < descriptors.descriptor_limit()
+    assert not descriptors.is_scarce(0)
+    assert descriptors.is_scarce(descriptors.descriptor_limit())
+    assert [descriptors.share_to_free(count) for count in (1, 8, 80)] == [1, 1, 10]

@@ -176,6 +176,73 @@ test("a tab that begins while the leader is at work on a message gets that one t
   assert.deepEqual(late.got, ["a"]);
 });
 
+/** A leader that is busy with older messages, and a tab that begins behind it: it lacks "a". */
+async function behind(t, options) {
+  const server = new Server();
+  const { open, storage } = browser(t, server);
+  const first = open();
+  await heard(() => server.peers.length);
+  server.last.welcome({ cursor: "c1" });
+  await pass(t, 100);
+  const before = new Map(storage.items);
+  server.last.msg("a", "0:1");
+  server.last.welcome({ cursor: "c2", missing: "later" });
+  await heard(() => first.got.length);
+  const late = open({ storage: { getItem: (key) => before.get(key), setItem() {} }, ...options });
+  await heard(() => late.statuses.length);
+  return { server, first, late };
+}
+
+test("a tab that is behind shows what comes, and claims none of it when it has to lead", async (t) => {
+  const { server, first, late } = await behind(t);
+  server.last.msg("b", "0:2");
+  server.last.send({ op: "pos", cursor: "c3" });
+  await heard(() => late.got.length);
+  first.client.close();
+  await heard(() => server.peers.length === 2);
+  await settle();
+  assert.deepEqual([server.last.hello.cursor, server.last.hello.at], ["c1", []]);
+});
+
+test("what a slow tab was sent before the leader went back for it counts as sent before", async (t) => {
+  const waiting = [];
+  const onMessage = () => new Promise((done) => waiting.push(done));
+  const { server, first } = await behind(t, { onMessage });
+  server.last.msg("b", "0:2");
+  await heard(() => waiting.length === 1);
+  server.last.msg("c", "0:3");
+  server.last.welcome({ cursor: "c3" });
+  await pass(t, 100);
+  assert.equal(server.last.hello.cursor, "c1", "the leader went back");
+  waiting.shift()();
+  await heard(() => waiting.length === 1);
+  waiting.shift()();
+  await settle();
+  first.client.close();
+  await heard(() => server.peers.length === 3);
+  await settle();
+  assert.equal(server.last.hello.cursor, "c1");
+});
+
+test("what the former leader left unconfirmed is said by the next", async (t) => {
+  const server = new Server();
+  const { open } = browser(t, server);
+  const first = open();
+  await heard(() => server.peers.length);
+  server.last.welcome();
+  await settle();
+  const late = open();
+  await heard(() => late.client.status.state === "open");
+  first.client.read("a");
+  await pass(t, 100);
+  first.client.close();
+  await heard(() => server.peers.length === 2);
+  await settle();
+  server.last.welcome();
+  await pass(t, 100);
+  assert.deepEqual(server.last.ids("read"), ["a"]);
+});
+
 test("a final close lets the next tab try its own token", async (t) => {
   const server = new Server();
   const { open } = browser(t, server);

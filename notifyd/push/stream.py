@@ -32,6 +32,7 @@ class EventStream(asyncio.Protocol):
     """A client that reads. Refused by the hub before it has its socket, it says why in `refusal`."""
 
     __slots__ = (
+        "_fd",
         "_hub",
         "_is_paused",
         "_pending",
@@ -62,6 +63,8 @@ class EventStream(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._pending: list[Frame] = []
         self._unflushed = 0
+        #: The number of its socket, for as long as it may be written to without the transport.
+        self._fd = -1
         self._is_paused = False
         self.state = State.VERIFYING
         self.user = ""
@@ -85,11 +88,17 @@ class EventStream(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take over the socket; the head of the answer is written already."""
         self._transport = cast("asyncio.Transport", transport)
+        # As in `Connection`: where we are not paused, nothing is on its way in the transport.
+        self._transport.set_write_buffer_limits(0)
+        raw = transport.get_extra_info("socket")
+        if raw is not None and transport.get_extra_info("sslcontext") is None:
+            self._fd = raw.fileno()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Let go of everything; the hub forgets the stream."""
         is_sudden = self.state is not State.CLOSING
         self.state = State.CLOSED
+        self._fd = -1
         self._transport = None
         self._pending = []
         self._unflushed = 0
@@ -157,7 +166,8 @@ class EventStream(asyncio.Protocol):
         """
         if self.state is not State.OPEN:
             return False
-        if self.unsent > self._hub.limits.max_unsent_bytes:
+        has_unsent = bool(self._pending) or self._is_paused
+        if has_unsent and self.unsent > self._hub.limits.max_unsent_bytes:
             self.cut()
             return False
         self._pending.append(frame)
@@ -167,20 +177,21 @@ class EventStream(asyncio.Protocol):
         return True
 
     def flush(self) -> None:
-        """Write what is in line with few calls, until the transport has enough."""
-        pending, done = self._pending, 0
-        while done < len(pending) and not self._is_paused and self.state is State.OPEN:
-            group: list[Frame] = []
-            size = 0
-            while done < len(pending) and (not group or size + len(pending[done].payload) < JOIN_BYTES):
-                size += len(pending[done].payload)
-                group.append(pending[done])
-                done += 1
-            self._unflushed -= size
-            self._write(b"".join(map(encode_event, group)))
-            tell(group, (self.user,))
-        if done:
-            self._pending = pending[done:]
+        """Write what is in line at once."""
+        pending = self._pending
+        if not pending or self._is_paused or self.state is not State.OPEN:
+            return
+        if self._fd < 0 or self._unflushed >= JOIN_BYTES:
+            self._write_line()
+            return
+        self._pending, self._unflushed = [], 0
+        wire = encode_event(pending[0]) if len(pending) == 1 else b"".join(map(encode_event, pending))
+        self._hub.writes.add(self._fd, wire, self, pending[0] if len(pending) == 1 else pending)
+
+    def write(self, wire: bytes) -> None:
+        """Write by way of the transport, which keeps what the kernel does not take."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(wire)
 
     def close(self, code: CloseCode, detail: str = "") -> None:
         """Say why where there is something to say, and end; without a socket yet, only note why."""
@@ -189,9 +200,9 @@ class EventStream(asyncio.Protocol):
         if self._transport is None:
             self.refusal = (code, detail)
         self._is_paused = False
-        self.flush()
+        self._write_line()
         if code in ERROR_OF:
-            self._write(encode_event(Frame(encode_error(ERROR_OF[code], detail, close=code))))
+            self.write(encode_event(Frame(encode_error(ERROR_OF[code], detail, close=code))))
         self._end(code)
         if self._transport is not None:
             # What is written still leaves; the hub's sweep ends one whose client does not read it.
@@ -215,12 +226,23 @@ class EventStream(asyncio.Protocol):
 
     # Within
 
+    def _write_line(self) -> None:
+        """Write what is in line by way of the transport, as far as it takes it."""
+        pending, done = self._pending, 0
+        while done < len(pending) and not self._is_paused and self.state is State.OPEN:
+            group: list[Frame] = []
+            size = 0
+            while done < len(pending) and (not group or size + len(pending[done].payload) < JOIN_BYTES):
+                size += len(pending[done].payload)
+                group.append(pending[done])
+                done += 1
+            self._unflushed -= size
+            self.write(b"".join(map(encode_event, group)))
+            tell(group, (self.user,))
+        self._pending = pending[done:]
+
     def _end(self, code: CloseCode) -> None:
         self.state = State.CLOSING
         self._pending = []
         self._unflushed = 0
         self._hub.on_closing(self, code)
-
-    def _write(self, data: bytes) -> None:
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(data)

@@ -112,6 +112,7 @@ async def test_a_paused_stream_keeps_what_is_due_and_goes_on(world):
 async def test_one_that_does_not_read_is_cut_at_the_bound(world):
     stream, transport = world.open()
     world.events_of(transport)
+    stream.pause_writing()
     transport.buffered = world.hub.limits.max_unsent_bytes + 1
     assert world.hub.publish(make_message(), 3, 0) == 0
     assert transport.is_aborted

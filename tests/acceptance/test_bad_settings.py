@@ -68,6 +68,7 @@ def _fails(code: int, *words: str, args: tuple[str, ...], env: dict[str, str], l
         ("persist", {"NOTIFYD_DATABASE_URL": "postgresql://u:hunter2@[h/d"}, ("NOTIFYD_DATABASE_URL", "%40")),
         ("persist", {"NOTIFYD_DATABASE_URL": "postgresql://u@h:99999/d"}, ("NOTIFYD_DATABASE_URL", "port")),
         ("ws", {}, ("NOTIFYD_JWT_SECRET", "NOTIFYD_JWT_JWKS_URL")),
+        ("api", {}, ("NOTIFYD_JWT_SECRET", "NOTIFYD_JWT_JWKS_URL")),
         ("ws", {"NOTIFYD_JWT_SECRET": "hunter2"}, ("NOTIFYD_JWT_SECRET", "32 bytes", "openssl rand")),
         ("ws", {"NOTIFYD_JWT_JWKS_URL": "https://h/jwks"}, ("NOTIFYD_JWT_ISSUER", "NOTIFYD_JWT_AUDIENCE")),
         ("deliver", {"NOTIFYD_STUB_SCRIPT": "fly"}, ("NOTIFYD_STUB_SCRIPT", "'fly'", "words: done")),
@@ -101,7 +102,7 @@ def test_a_port_in_use_names_its_setting(settings: Settings, kind: str, taken_po
     assert f"NOTIFYD_{kind}_PORT" in complaint
 
 
-@pytest.mark.parametrize("role", ["deliver", "ws"])
+@pytest.mark.parametrize("role", ["deliver", "ws", "api"])
 def test_missing_topics_are_an_error_with_the_command_that_makes_them(settings: Settings, role: str) -> None:
     _fails(
         1,

@@ -44,7 +44,7 @@ async def obey(
     more: dict[str, Callable[[list[str]], Awaitable[None]]],
     settle: Callable[[], Awaitable[None]] | None = None,
 ) -> None:
-    """Do what standard input says until it ends; `settle` waits for what a round left to do."""
+    """Do what standard input says until it ends; `settle` waits until a round is written."""
     reader, values = await commands(), []
     while line := (await reader.readline()).decode().split():
         if line[0] == "prepare":
@@ -74,9 +74,9 @@ async def deliver_all(
             if time.monotonic() - began > TURN_S:
                 await asyncio.sleep(0)
                 began = time.monotonic()
-        await asyncio.sleep(REST_S)
         if settle is not None:
             await settle()
+        await asyncio.sleep(REST_S)
 
 
 async def websockets_library() -> None:

@@ -29,9 +29,6 @@ class Waiting:
         self._most = most
         self._handlers: dict[RequestHandler, None] = {}
 
-    def __len__(self) -> int:
-        return len(self._handlers)
-
     def watch(self, server: web.Server) -> None:
         """Learn of the server's connections from now on."""
         made, lost = server.connection_made, server.connection_lost

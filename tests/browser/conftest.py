@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, sync_playwright
@@ -33,17 +35,22 @@ _FLAGS = [
 def needed(*names: str, what: str) -> str:
     """Return the path of the first of these programs; without any, skip by name, and fail in CI."""
     found = next((path for path in map(shutil.which, names) if path), None)
-    if found is None:
-        reason = f"needs {what}: none of {', '.join(names)} is on the path"
-        if os.environ.get("CI"):
-            pytest.fail(f"{reason}; CI installs it (.ci/run)", pytrace=False)
-        pytest.skip(reason)
-    return found
+    return found or _do_without(f"needs {what}: none of {', '.join(names)} is on the path")
+
+
+def _do_without(reason: str) -> NoReturn:
+    if os.environ.get("CI"):
+        pytest.fail(f"{reason}; in CI that is a failure", pytrace=False)
+    pytest.skip(reason)
 
 
 @pytest.fixture(scope="session")
 def node() -> str:
-    return needed("node", "nodejs", what="Node 20 or later")
+    path = needed("node", "nodejs", what="Node 20 or later")
+    version = subprocess.run([path, "--version"], capture_output=True, text=True, check=True).stdout.strip()
+    if int(version.removeprefix("v").split(".")[0]) < 20:
+        _do_without(f"needs Node 20 or later: {path} is {version}")
+    return path
 
 
 @pytest.fixture(scope="module")

@@ -65,6 +65,8 @@ class SweepRole:
         self._task: asyncio.Task[None] | None = None
         self._is_stopping = asyncio.Event()
         self._has_database = False
+        #: Whether this one works, rather than stands by.
+        self.is_leading = False
 
     @staticmethod
     def check(settings: Settings, metrics: Metrics) -> None:
@@ -136,6 +138,7 @@ class SweepRole:
 
     async def _lead(self, lead: Leadership) -> None:
         _log.info("sweep_leads")
+        self.is_leading = True
         self.context.metrics.sweep_leader.set(1)
         self._asked = self._known = None
         try:
@@ -145,6 +148,7 @@ class SweepRole:
                 if not is_busy:
                     await self._pause(self.context.settings.sweep_every_s)
         finally:
+            self.is_leading = False
             self.context.metrics.sweep_leader.set(0)
 
     async def _pause(self, seconds: float) -> None:

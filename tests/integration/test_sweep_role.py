@@ -241,7 +241,7 @@ async def test_a_second_sweeper_stands_by_and_takes_over(quick: Settings) -> Non
             assert _leaders(quick) == 1
             assert first._task is not None  # type: ignore[attr-defined]
             first._task.cancel()  # type: ignore[attr-defined]
-            await eventually(lambda: second._asked is not None, timeout_s=20, what="the second to lead")
+            await eventually(lambda: second.is_leading, timeout_s=20, what="the second to lead")
             assert _leaders(quick) == 1
         finally:
             await second.stop()

@@ -140,6 +140,10 @@ class Settings(BaseSettings):
         10.0, gt=0, description="How long Kafka may take to confirm; then the answer is 503, not confirmed."
     )
 
+    api_read_timeout_s: float = Field(
+        5.0, gt=0, description="How long the database may take for one answer; then it is 503."
+    )
+
     # Tokens
     jwt_secret: SecretStr | None = Field(None, description="HS256 key, for development; at least 32 bytes.")
     jwt_jwks_url: str | None = Field(None, description="Where the public keys (RS, ES, EdDSA) are published.")

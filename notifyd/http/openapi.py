@@ -12,6 +12,7 @@ from pydantic.json_schema import models_json_schema
 from notifyd.http import messages
 from notifyd.http.intake import JSON, NDJSON
 from notifyd.http.models import Batch, Confirmation, Envelope, Problem
+from notifyd.http.openapi_reads import MODELS, read_paths
 from notifyd.settings import Settings
 from notifyd.version import VERSION
 
@@ -46,19 +47,23 @@ def add_openapi_route(app: web.Application, settings: Settings) -> None:
 
 def describe_api(settings: Settings) -> dict[str, Any]:
     """Return the document, with the limits of these settings."""
-    schemas = _schemas(settings)
+    schemas, reads = _schemas(settings), read_paths()
     return {
         "openapi": "3.1.0",
         "info": {
             "title": "notifyd",
             "version": VERSION,
-            "description": "Send notifications to users.",
+            "description": "Send notifications to users, and read what was sent.",
             "license": {"name": "Apache License 2.0", "identifier": "Apache-2.0"},
         },
         # Relative to this document, wherever it is served.
         "servers": [{"url": "/"}],
         "security": [{"token": []}],
-        "paths": {messages.PATH: {"post": _send(settings)}, PATH: {"get": _show()}},
+        "paths": {
+            **reads,
+            messages.PATH: {**reads[messages.PATH], "post": _send(settings)},
+            PATH: {"get": _show()},
+        },
         "components": {
             "schemas": schemas,
             "securitySchemes": {
@@ -74,7 +79,7 @@ def describe_api(settings: Settings) -> dict[str, Any]:
 
 
 def _schemas(settings: Settings) -> dict[str, Any]:
-    models = [(model, "validation") for model in (Envelope, Confirmation, Batch, Problem)]
+    models = [(model, "validation") for model in (Envelope, Confirmation, Batch, Problem, *MODELS)]
     _, document = models_json_schema(
         models,  # type: ignore[arg-type]  # a list of pairs is not one of pairs with a literal
         ref_template="#/components/schemas/{model}",

@@ -118,6 +118,7 @@ class Browsers:
 
     def __init__(self, origins: OriginList) -> None:
         self._origins = origins
+        self._preflights: set[str] = set()
 
     def add(self, app: web.Application, method: str, path: str, handler: Handler) -> None:
         """Serve `handler` at `path`; what it refuses becomes an answer that the page may read."""
@@ -148,7 +149,9 @@ class Browsers:
             )
 
         app.router.add_route(method, path, handle)
-        app.router.add_route("OPTIONS", path, preflight)
+        if path not in self._preflights:
+            self._preflights.add(path)
+            app.router.add_route("OPTIONS", path, preflight)
 
     def check(self, request: web.BaseRequest) -> None:
         """Raise `Refusal` (403) for a page of another origin."""

@@ -1,12 +1,15 @@
-"""Role `api`: takes messages in by HTTP. It reads nothing, and needs Kafka alone."""
+"""Role `api`: takes messages in by HTTP, for which it needs Kafka alone, and reads what was stored."""
 
 from __future__ import annotations
 
 import asyncio
 
 from notifyd.errors import NotifydError, TransientError
+from notifyd.http.inbox import InboxRoutes
+from notifyd.http.lookup import LookupRoutes
 from notifyd.http.messages import PATH, MessagesRoute
 from notifyd.http.openapi import add_openapi_route
+from notifyd.http.reads import Reads
 from notifyd.log import get_logger
 from notifyd.metrics import Metrics
 from notifyd.push.auth import TokenVerifier
@@ -26,7 +29,7 @@ _log = get_logger()
 
 
 class ApiRole:
-    """Serves `POST /v1/messages`; ready while Kafka can be reached."""
+    """Serves `/v1/messages` and `/v1/inbox`; ready while Kafka can be reached, whatever the database does."""
 
     name = "api"
 
@@ -45,7 +48,12 @@ class ApiRole:
         self._missed = _MISSED_ANSWERS
         self._watch: asyncio.Task[None] | None = None
         add_openapi_route(context.public, settings)
-        Browsers(OriginList(settings.ws_origins)).add(context.public, "POST", PATH, self._messages.handle)
+        self._reads = Reads(settings, context.metrics, self._verifier)
+        self._signals = context.signals()
+        browsers = Browsers(OriginList(settings.ws_origins))
+        browsers.add(context.public, "POST", PATH, self._messages.handle)
+        LookupRoutes(self._reads).add(context.public, browsers)
+        InboxRoutes(self._reads, self._signals, settings).add(context.public, browsers)
 
     @staticmethod
     def check(settings: Settings, metrics: Metrics) -> None:
@@ -67,6 +75,8 @@ class ApiRole:
         if self._watch is not None:
             self._watch.cancel()
             await asyncio.wait({self._watch})
+        await self._reads.stop()
+        await self._context.flush(self._signals)
         await self._verifier.stop()
 
     @property

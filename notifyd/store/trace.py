@@ -110,13 +110,18 @@ async def read_trace(database: Database, message_id: str) -> dict[str, Any] | No
     return None if life is None else life.as_json()
 
 
-async def read_life(database: Database, message_id: str) -> MessageLife | None:
-    """Read the life of a message; None for an id that nobody has seen."""
+async def read_life(database: Database, message_id: str, *, user: str | None = None) -> MessageLife | None:
+    """Read the life of a message; None for an id that nobody has seen.
+
+    With `user` what is this recipient's alone, and None where it is none.
+    """
     message_id = message_id.lower()
     async with database.transaction(is_snapshot=True) as tx:
         day = await _day_of(tx, message_id)
-        key = {"id": message_id, "day": day}
+        key = {"id": message_id, "day": day, "user": user}
         found = await tx.fetch(query("read_message"), key) if day is not None else []
+        if user is not None and not (found and user in msgspec.json.decode(found[0][3])["toUserIds"]):
+            return None
         if not found:
             early = await tx.fetch(query("read_early_events"), {"id": message_id})
             moments = tuple(_moment(row[2:]) for row in early)
@@ -128,18 +133,20 @@ async def read_life(database: Database, message_id: str) -> MessageLife | None:
     own = [Moment("accepted", accepted_at), Moment("persisted", persisted_at, pod, due_at=due_at)]
     if released_at is not None:
         own.append(Moment("released", released_at))
-    for user, channel, *rest in events:
+    for recipient, channel, *rest in events:
         # `read` of a message that had no ws delivery belongs to none of them.
-        moments_of.get((user, channel), own).append(_moment(rest))
+        moments_of.get((recipient, channel), own).append(_moment(rest))
     return MessageLife(
         message_id,
         state,
         visible_envelope(bytes(raw)),
         f"{partition}:{offset}",
         tuple(
-            DeliveryLife(user, channel, its_state, attempts, is_final, check_at, due, reason, detail, moments)
-            for user, channel, its_state, attempts, check_at, due, reason, detail, is_final in deliveries
-            for moments in [tuple(moments_of[user, channel])]
+            DeliveryLife(
+                recipient, channel, its_state, attempts, is_final, check_at, due, reason, detail, moments
+            )
+            for recipient, channel, its_state, attempts, check_at, due, reason, detail, is_final in deliveries
+            for moments in [tuple(moments_of[recipient, channel])]
         ),
         tuple(own),
     )

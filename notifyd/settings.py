@@ -113,6 +113,18 @@ class Settings(BaseSettings):
     database_statement_timeout_s: float = Field(30.0, gt=0, description="One statement.")
     database_connect_timeout_s: float = Field(5.0, gt=0, description="One attempt to connect.")
 
+    # Retention (`notifyd retention run`). A message may wait for 30 days until it is due.
+    retention_message_days: int = Field(
+        90, ge=32, le=395, description="Days that messages are kept; not below the two that follow."
+    )
+    retention_inbox_days: int = Field(90, ge=32, le=395, description="Days that users' inboxes go back.")
+    retention_trace_days: int = Field(
+        90, ge=32, le=395, description="Days that deliveries and their events are kept, for `notifyd trace`."
+    )
+    retention_audit_days: int = Field(
+        395, ge=1, description="Days that it is kept who replayed or discarded dead letters."
+    )
+
     # HTTP
     http_host: str = Field("0.0.0.0", description="Public address of ws and api.")
     http_port: int = Field(8080, ge=0, le=65535, description="Public port of ws and api; 0: any free one.")
@@ -283,6 +295,11 @@ class Settings(BaseSettings):
         if self.grace_s <= self.drain_s:
             raise ValueError(
                 "NOTIFYD_GRACE_S must be above NOTIFYD_DRAIN_S: the watchdog must not cut the drain"
+            )
+        if self.retention_message_days < max(self.retention_inbox_days, self.retention_trace_days):
+            raise ValueError(
+                "NOTIFYD_RETENTION_MESSAGE_DAYS must not be below NOTIFYD_RETENTION_INBOX_DAYS and "
+                "NOTIFYD_RETENTION_TRACE_DAYS: both show the message"
             )
         if self.kafka_rebalance_timeout_s <= self.drain_s:
             raise ValueError("NOTIFYD_KAFKA_REBALANCE_TIMEOUT_S must be above NOTIFYD_DRAIN_S")

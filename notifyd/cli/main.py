@@ -36,6 +36,8 @@ _COMMANDS: Final = (
     ("dlq", "dlq", "app", _OPERATE),
     ("sessions", "sessions", "app", _OPERATE),
     ("sweep", "sweep", "sweep", _OPERATE),
+    ("inbox", "inbox", "app", _OPERATE),
+    ("retention", "retention", "app", _OPERATE),
     ("topics", "topics", "app", _SETUP),
     ("migrate", "migrate", "migrate", _SETUP),
     ("config", "config", "config", _SETUP),

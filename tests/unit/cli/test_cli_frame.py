@@ -52,7 +52,13 @@ def test_no_command_prints_the_help_and_counts_as_wrong_use(capsys: pytest.Captu
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_help_with_an_example(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    group = {"dlq": ["ls"], "sessions": ["end"], "topics": ["create", "check"]}.get(name)
+    group = {
+        "dlq": ["ls"],
+        "inbox": ["verify"],
+        "retention": ["run"],
+        "sessions": ["end"],
+        "topics": ["create", "check"],
+    }.get(name)
     for sub in group or [None]:
         assert run_command([name, *([sub] if sub else []), "--help"]) == 0
         assert "Example" in capsys.readouterr().out

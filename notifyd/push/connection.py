@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, cast
 
 from notifyd.push import websocket
+from notifyd.push.liveness import is_answering
 from notifyd.push.peer import JOIN_BYTES, Frame, State, join, reset_on_close, tell
 from notifyd.push.protocol import (
     ERROR_OF,
@@ -185,6 +186,11 @@ class Connection(asyncio.Protocol):
     def is_paused(self) -> bool:
         """Whether its client has to read before more is written."""
         return self._is_paused
+
+    @property
+    def is_answering(self) -> bool:
+        """Whether its network acknowledges what it is sent."""
+        return is_answering(self._transport)
 
     @property
     def unsent(self) -> int:

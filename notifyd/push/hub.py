@@ -12,6 +12,7 @@ import random
 import secrets
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Final
 
 from notifyd.delivery.event import EventSink
@@ -20,6 +21,7 @@ from notifyd.log import get_logger
 from notifyd.message.envelope import Message
 from notifyd.metrics import Metrics
 from notifyd.push.admission import Admission, Origin
+from notifyd.push.crowd import Crowd
 from notifyd.push.cursor import Cursor, encode_cursor, encode_place
 from notifyd.push.encoding import Encoder, Frames
 from notifyd.push.leaving import Leaving
@@ -82,6 +84,12 @@ class Hub:
         self._pos: Frame | None = None
         self._cursor: str | None = None
         self._signals = Signals(self._members, metrics)
+        self._crowd = Crowd(
+            self._members,
+            limit=self.limits.max_connections_per_user,
+            beat=self.beat,
+            monotonic=monotonic,
+        )
         self._window = Window(settings.ws_window_bytes, settings.ws_window_s)
         self._encoder = Encoder(metrics, now=now)
         self._unacked = Unacked(self._send_again)
@@ -229,9 +237,16 @@ class Hub:
         self._sweep.await_hello(connection)
 
     def join(
-        self, connection: Peer, user: str, expires_at_s: float, hello: Hello, *, issued_at_s: float = 0.0
+        self,
+        connection: Peer,
+        user: str,
+        expires_at_s: float,
+        hello: Hello,
+        *,
+        issued_at_s: float = 0.0,
+        may_wait: bool = True,
     ) -> None:
-        """Open a verified connection and welcome it, or refuse it."""
+        """Open a verified connection and welcome it, or refuse it; in a crowd it may wait for that."""
         if connection.state is not State.VERIFYING:
             return
         if self.is_draining:
@@ -243,9 +258,11 @@ class Hub:
         if self._admission.is_full(self._members.count):
             connection.close(CloseCode.TRY_LATER, "this process has as many connections as it takes")
             return
-        limit = self.limits.max_connections_per_user
-        if len(self._members.of(user)) >= limit:
-            connection.close(CloseCode.TOO_MANY_CONNECTIONS, f"a user has at most {limit} connections here")
+        if not self._crowd.has_room(user):
+            admit = partial(
+                self.join, connection, user, expires_at_s, hello, issued_at_s=issued_at_s, may_wait=False
+            )
+            self._crowd.ask(connection, user, admit, may_wait=may_wait)
             return
         retires_at_s = self._retires_at_s()
         connection.issued_at_s = issued_at_s
@@ -327,6 +344,7 @@ class Hub:
 
     def tick(self) -> None:
         """Look again at who waits: for proof of a place, for acks."""
+        self._crowd.run_due()
         self._replays.run_due()
         self._unacked.run_due(self.monotonic())
         self._metrics.window_bytes.set(self._window.bytes)

@@ -140,6 +140,10 @@ class Peer(Acker, Protocol):
         """Whether its client has to read before more is written."""
 
     @property
+    def is_answering(self) -> bool:
+        """Whether its network acknowledges what it is sent, as far as that can be told (`liveness`)."""
+
+    @property
     def unsent(self) -> int:
         """Bytes that wait for its client to read."""
 

@@ -79,7 +79,14 @@ class SseDoor:
         head = encode_head({**_HEADERS, **self._browsers.headers(request)})
         stream = EventStream(self._hub)
         self._hub.accept(stream, origin)
-        self._hub.join(stream, identity.user, identity.expires_at_s, hello, issued_at_s=identity.issued_at_s)
+        self._hub.join(
+            stream,
+            identity.user,
+            identity.expires_at_s,
+            hello,
+            issued_at_s=identity.issued_at_s,
+            may_wait=False,
+        )
         if stream.refusal is not None:
             stream.connection_lost(None)
             raise _refusal_of(*stream.refusal)

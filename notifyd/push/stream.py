@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, cast
 
+from notifyd.push.liveness import is_answering
 from notifyd.push.peer import JOIN_BYTES, Frame, State, reset_on_close, tell
 from notifyd.push.protocol import ERROR_OF, CloseCode, Hello, encode_error
 
@@ -133,6 +134,11 @@ class EventStream(asyncio.Protocol):
     def is_paused(self) -> bool:
         """Whether its client has to read before more is written."""
         return self._is_paused
+
+    @property
+    def is_answering(self) -> bool:
+        """Whether its network acknowledges what it is sent."""
+        return is_answering(self._transport)
 
     @property
     def unsent(self) -> int:

@@ -12,15 +12,20 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, Protocol
 
+from notifyd.log import get_logger
 from notifyd.push.peer import Peer, State
 
 _TICK_S: Final = 0.25
 #: Heartbeats of one turn; the loop does other things between two turns.
 _SLICE: Final = 256
+#: A clock that is so late was held up: the process stood still, or did something else for too long.
+_STALL_S: Final = 1.0
 #: A peer has this long to answer our close before the socket is dropped.
 CLOSING_S: Final = 2.0
 #: So long before its token expires a client is told to come again with another one.
 EXPIRY_LEAD_S: Final = 5.0
+
+_log = get_logger(component="push")
 
 
 class SweepActions(Protocol):
@@ -61,10 +66,12 @@ class Sweep:
         self._monotonic = monotonic
         self._beats: deque[Peer] = deque()
         self._hellos: deque[tuple[float, Peer]] = deque()
+        self._overdue: deque[tuple[float, Peer]] = deque()
         self._closings: deque[tuple[float, Peer]] = deque()
         self._expiring: set[Peer] = set()
         self._told: set[Peer] = set()
         self._timer: asyncio.Handle | None = None
+        self._expected_at = 0.0
         self._is_stopped = False
 
     def await_hello(self, connection: Peer) -> None:
@@ -99,10 +106,15 @@ class Sweep:
     def run_due(self) -> bool:
         """Do what is due now, one slice of it; True when more is due at once."""
         at_s = self._monotonic()
+        while self._overdue and self._overdue[0][0] <= at_s:
+            connection = self._overdue.popleft()[1]
+            if connection.state is State.HELLO:
+                self._actions.on_no_hello(connection)
         while self._hellos and self._hellos[0][0] <= at_s:
             connection = self._hellos.popleft()[1]
             if connection.state is State.HELLO:
-                self._actions.on_no_hello(connection)
+                # In a crowd its hello may be here and not read yet: all that is here now is, within a tick.
+                self._overdue.append((at_s + _TICK_S, connection))
         while self._closings and self._closings[0][0] <= at_s:
             connection = self._closings.popleft()[1]
             if connection.state is not State.CLOSED:
@@ -120,6 +132,14 @@ class Sweep:
                 self._beats.append(connection)
                 self._look_at_expiry(connection)
         return bool(self._beats) and self._beats[0].due_at <= at_s
+
+    def forgive(self, stall_s: float) -> None:
+        """Give all who wait to say hello their whole time again: for so long this process did not listen."""
+        due_at = self._monotonic() + self._hello_timeout_s
+        waiting = [connection for _, connection in (*self._overdue, *self._hellos)]
+        self._overdue.clear()
+        self._hellos = deque((due_at, connection) for connection in waiting)
+        _log.warning("push_stalled", stall_s=round(stall_s, 2), hellos=len(waiting))
 
     def _look_at_expiry(self, connection: Peer) -> None:
         # Only who may expire before its next turn is watched more closely than that.
@@ -140,15 +160,22 @@ class Sweep:
 
     def _start(self) -> None:
         if self._timer is None and not self._is_stopped:
-            self._timer = asyncio.get_running_loop().call_later(_TICK_S, self._run)
+            self._run_later()
+
+    def _run_later(self) -> None:
+        self._expected_at = self._monotonic() + _TICK_S
+        self._timer = asyncio.get_running_loop().call_later(_TICK_S, self._run)
 
     def _run(self) -> None:
         self._timer = None
+        late_s = self._monotonic() - self._expected_at
+        if late_s > _STALL_S:
+            self.forgive(late_s)
         has_more = self.run_due()
         if self._is_stopped:
             return
-        loop = asyncio.get_running_loop()
         if has_more:
-            self._timer = loop.call_soon(self._run)
-        elif self._beats or self._hellos or self._closings:
-            self._timer = loop.call_later(_TICK_S, self._run)
+            self._expected_at = self._monotonic()
+            self._timer = asyncio.get_running_loop().call_soon(self._run)
+        elif self._beats or self._hellos or self._overdue or self._closings:
+            self._run_later()

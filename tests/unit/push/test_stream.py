@@ -43,7 +43,7 @@ class World:
     def open(self, user: str = "alice", hello: Hello | None = None) -> tuple[EventStream, FakeTransport]:
         stream, transport = EventStream(self.hub), FakeTransport()
         self.hub.accept(stream)
-        self.hub.join(stream, user, 4e9, hello or Hello())
+        self.hub.join(stream, user, 4e9, hello or Hello(), may_wait=False)
         if stream.refusal is None:
             stream.connection_made(transport)
         return stream, transport

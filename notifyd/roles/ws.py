@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Final
 
@@ -27,7 +26,7 @@ from notifyd.settings import Settings
 from notifyd.stream.batch import Batch, Record
 from notifyd.stream.clients import as_notifyd_error
 from notifyd.stream.engine import EngineOptions
-from notifyd.stream.groups import delete_group
+from notifyd.stream.groups import delete_group, new_group
 from notifyd.stream.start import Start, StartPlan
 
 #: Connections are told to go and closed within this share of the drain time.
@@ -49,7 +48,7 @@ class WsRole(StreamingRole):
         settings = context.settings
         options = EngineOptions(
             role=self.name,
-            group=f"{group_of(settings, self.name)}-{uuid.uuid4().hex[:12]}",
+            group=new_group(group_of(settings, self.name)),
             settings=settings,
             metrics=context.metrics,
             fail=context.fail,

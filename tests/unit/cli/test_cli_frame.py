@@ -57,7 +57,7 @@ def test_every_command_has_help_with_an_example(name: str, capsys: pytest.Captur
         "inbox": ["verify"],
         "retention": ["run"],
         "sessions": ["end"],
-        "topics": ["create", "check"],
+        "topics": ["create", "check", "groups"],
     }.get(name)
     for sub in group or [None]:
         assert run_command([name, *([sub] if sub else []), "--help"]) == 0

@@ -6,6 +6,7 @@ import asyncio
 import json
 from pathlib import Path
 
+from notifyd.delivery.signal import StateSignal, encode_signal
 from notifyd.push.auth import TokenVerifier
 from tests.fixtures.processes import NOTIFYD, clean_environment
 from tests.fixtures.push import SECRET, make_message, push_settings, running_push_server
@@ -97,3 +98,17 @@ async def test_without_a_secret_token_and_listen_say_what_to_do(tmp_path):
     code, _, err = await ended(await run(tmp_path, "listen"))
     assert code == 2
     assert "--user" in err
+
+
+async def test_listen_tells_what_another_device_read_beside_the_messages(tmp_path):
+    async with running_push_server() as server:
+        args = ("--url", server.url, "--token", server.token("alice"), "--count", "1")
+        process = await run(tmp_path, "listen", *args)
+        await eventually(lambda: server.hub.connections == 1)
+        signal = StateSignal(ids=["id-1", "id-\x1b[31m2"], set="read", by="another device")
+        server.hub.take_signal(b"alice", encode_signal(signal))
+        server.publish(make_message())
+        code, lines, err = await ended(process)
+        assert (code, len(lines)) == (0, 1), err
+        assert "read on another device: id-1, id- [31m2" in err
+        assert "\x1b" not in err

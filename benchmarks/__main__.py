@@ -11,11 +11,13 @@ from benchmarks import harness
 #: Name -> module with `run(rounds) -> list of results` and a docstring that says what it shows.
 BENCHMARKS = {
     "engine": "benchmarks.bench_engine",
+    "persist": "benchmarks.bench_persist",
     "push-cpu": "benchmarks.bench_push",
     "push-memory": "benchmarks.bench_push_memory",
     "push-connect": "benchmarks.bench_push_connect",
     "push-path": "benchmarks.bench_push_path",
     "slow": "benchmarks.bench_slow",
+    "webhook": "benchmarks.bench_webhook",
 }
 
 

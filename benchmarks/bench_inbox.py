@@ -1,7 +1,10 @@
-"""Reads of a full store: a page of an inbox, the unread count, the life of a message.
+"""A full store: a page of an inbox, the unread count, the life of a message, a batch of the sweep; and
+how much slower `persist` writes into it than into an empty one.
 
 `python -m benchmarks.bench_inbox --rows 10000000 --users 100000`: fills a PostgreSQL of its own (or
-`--url`, an empty database), reads at random for a while, and prints p50 and p99 against their limits.
+`--url`, an empty database, which is kept: `--filled` measures it again), reads at random for a while, and
+prints p50 and p99 against their limits. Times are those of the functions of `notifyd.store`, with all
+that they do on both sides; what other work the machine has is told beside them.
 """
 
 from __future__ import annotations
@@ -9,13 +12,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import random
 import shutil
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +28,18 @@ import psycopg2
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from benchmarks.inbox_rows import Size, fill, user_name
+from benchmarks.inbox_rows import Size, envelope, fill, user_name
 from notifyd.dev.postgres import LocalPostgres
+from notifyd.message.envelope import Limits, decode, new_id
 from notifyd.metrics import Metrics
 from notifyd.settings import Settings
+from notifyd.store.batch import MessageRow, Refused
 from notifyd.store.inbox import Filter, read_originals, read_page
 from notifyd.store.migrate import migrate
+from notifyd.store.persist import PersistStore
 from notifyd.store.pool import Database
 from notifyd.store.reading import mark_ids, read_unread
+from notifyd.store.sweep import SweepStore
 from notifyd.store.trace import read_life
 
 #: What is read, and its limit for p99 in milliseconds; none: told beside.
@@ -42,8 +51,15 @@ LIMITS_MS = {
     "unread": 1.0,
     "timeline": 2.0,
     "mark read": None,
+    "sweep of 500": 20.0,
 }
-_SERVER = {"fsync": "off", "full_page_writes": "off", "shared_buffers": "1GB", "max_wal_size": "4GB"}
+#: Rows that the sweep leases at a time, and how often that is measured at most.
+_SWEEP_ROWS, _SWEEPS = 500, 200
+#: Writing into the full store against an empty one: batches of messages, in turns.
+_WRITE_ROUNDS, _WRITE_BATCHES, _WRITE_ROWS = 6, 12, 500
+WRITE_RATIO = 0.9
+_PLANS = ("read_user_state", "read_inbox", "read_message", "read_deliveries", "read_events", "claim_due")
+_SERVER = {"fsync": "off", "full_page_writes": "off", "shared_buffers": "4GB", "max_wal_size": "4GB"}
 
 
 def main() -> int:
@@ -54,6 +70,7 @@ def main() -> int:
     parser.add_argument("--days", type=int, default=30, help="days they are spread over (30)")
     parser.add_argument("--reads", type=int, default=2000, help="reads of each kind (2,000)")
     parser.add_argument("--url", help="an empty database to use; without it a server is started")
+    parser.add_argument("--filled", action="store_true", help="the database at --url was filled before")
     parser.add_argument("--plans", action="store_true", help="print the plans of the statements too")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     options = parser.parse_args()
@@ -71,18 +88,8 @@ def main() -> int:
 
 def _run(url: str, size: Size, options: argparse.Namespace) -> int:
     asyncio.run(migrate(Settings(database_url=url)))
-    began = time.monotonic()
-    bar = Progress(
-        TextColumn("filling"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    )
-    with bar:
-        task = bar.add_task("filling", total=size.rows)
-        samples = fill(url, size, lambda count: bar.advance(task, count))
-    print(f"filled in {time.monotonic() - began:.0f} s", file=sys.stderr)
+    samples = _samples(url) if options.filled else _fill(url, size)
+    print(f"load average {', '.join(f'{load:.1f}' for load in os.getloadavg())}", file=sys.stderr)
     results = asyncio.run(_measure(url, size, samples, options.reads))
     is_good = True
     for name, times in results.items():
@@ -96,9 +103,40 @@ def _run(url: str, size: Size, options: argparse.Namespace) -> int:
         else:
             said = "" if limit is None else f"  limit {limit:g} ms: {'kept' if is_kept else 'NOT KEPT'}"
             print(f"{name:20} p50 {p50:6.2f} ms  p99 {p99:6.2f} ms{said}")
+    full, empty, ratio = asyncio.run(_compare_writes(url, size))
+    is_good = is_good and ratio >= WRITE_RATIO
+    if options.json:
+        print(json.dumps({"write": "messages/s", "full": round(full), "empty": round(empty), "ratio": ratio}))
+    else:
+        verdict = "kept" if ratio >= WRITE_RATIO else "NOT KEPT"
+        print(
+            f"write {full:,.0f} messages/s, empty {empty:,.0f}: {ratio:.2f}  limit {WRITE_RATIO}: {verdict}"
+        )
     if options.plans:
         _print_plans(url, size)
     return 0 if is_good else 1
+
+
+def _fill(url: str, size: Size) -> list[str]:
+    began = time.monotonic()
+    bar = Progress(
+        TextColumn("filling"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
+    with bar:
+        task = bar.add_task("filling", total=size.rows)
+        samples = fill(url, size, lambda count: bar.advance(task, count))
+    print(f"filled in {time.monotonic() - began:.0f} s", file=sys.stderr)
+    return samples
+
+
+def _samples(url: str) -> list[str]:
+    with psycopg2.connect(url) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT id::text FROM message TABLESAMPLE SYSTEM (0.1) LIMIT 20000")
+        return [message_id for (message_id,) in cursor.fetchall()]
 
 
 async def _measure(url: str, size: Size, samples: list[str], reads: int) -> dict[str, list[float]]:
@@ -134,8 +172,71 @@ async def _measure(url: str, size: Size, samples: list[str], reads: int) -> dict
         await timed("timeline", lambda sample=sample: read_life(database, sample))
         ids = [one.message_id for one in page.rows[:3]]
         await timed("mark read", lambda user=user, ids=ids: mark_ids(database, user, "read", ids, pod="b"))
+    sweep = SweepStore(database)
+    for _ in range(_SWEEPS):
+        now_ms = int(time.time() * 1000)
+        claim = sweep.claim_due(now_ms, limit=_SWEEP_ROWS, lease_s=3600.0)
+        if len(await timed("sweep of 500", lambda claim=claim: claim)) < _SWEEP_ROWS:
+            results["sweep of 500"].pop()
+            break
     await database.stop()
     return results
+
+
+async def _compare_writes(url: str, size: Size) -> tuple[float, float, float]:
+    """Write into the full store and an empty one in turns: messages a second, and the median of ratios."""
+    name = f"empty_{uuid.uuid4().hex[:8]}"
+    admin = psycopg2.connect(url)
+    admin.autocommit = True
+    cursor = admin.cursor()
+    cursor.execute(f"CREATE DATABASE {name}")
+    empty_url = f"{url.rpartition('/')[0]}/{name}"
+    try:
+        await migrate(Settings(database_url=empty_url))
+        rates: dict[str, list[float]] = {url: [], empty_url: []}
+        offsets = {url: 0, empty_url: 0}
+        incarnation = uuid.uuid4().hex
+        for number in range(_WRITE_ROUNDS + 1):
+            for place in (url, empty_url) if number % 2 else (empty_url, url):
+                rate = await _write(place, size, incarnation, offsets[place])
+                offsets[place] += _WRITE_BATCHES * _WRITE_ROWS
+                if number:  # the first round meets cold caches
+                    rates[place].append(rate)
+    finally:
+        cursor.execute(f"DROP DATABASE {name} WITH (FORCE)")
+        admin.close()
+    ratios = [full / empty for full, empty in zip(rates[url], rates[empty_url], strict=True)]
+    medians = statistics.median(rates[url]), statistics.median(rates[empty_url])
+    return *medians, round(statistics.median(ratios), 3)
+
+
+async def _write(url: str, size: Size, incarnation: str, first: int) -> float:
+    database = Database(Settings(database_url=url), Metrics())
+    store = PersistStore(database, incarnation, "bench", Metrics())
+    rng, limits, now_ms = random.Random(first), Limits(), int(time.time() * 1000)
+    batches = []
+    for start in range(first, first + _WRITE_BATCHES * _WRITE_ROWS, _WRITE_ROWS):
+        values = [
+            envelope(new_id(), user_name(rng.randrange(size.users)), now_ms) for _ in range(_WRITE_ROWS)
+        ]
+        rows = [
+            MessageRow(decode(value, timestamp_ms=now_ms, limits=limits), 0, start + n)
+            for n, value in enumerate(values)
+        ]
+        batches.append((start, rows))
+    await store.write_messages("messages", 0, first, first, [], _refuse)  # connects, and knows the day
+    began = time.perf_counter()
+    for start, rows in batches:
+        written = await store.write_messages("messages", 0, start, start + len(rows), rows, _refuse)
+        if written.messages != len(rows):
+            raise RuntimeError(f"{written} of {len(rows)} messages")
+    took_s = time.perf_counter() - began
+    await database.stop()
+    return _WRITE_BATCHES * _WRITE_ROWS / took_s
+
+
+async def _refuse(refused: Sequence[Refused]) -> None:
+    raise RuntimeError(f"refused: {refused[0].error}")
 
 
 async def _read_whole(database: Database, user: str) -> None:
@@ -156,9 +257,18 @@ def _print_plans(url: str, size: Size) -> None:
             "before_id": "ffffffff-ffff-ffff-ffff-ffffffffffff", "is_archived": False, "lacks": "",
             "type": None,
         }  # fmt: skip
-        for name in ("read_user_state", "read_inbox"):
-            cursor.execute("EXPLAIN (ANALYZE, BUFFERS) " + query(name), params)
+        cursor.execute(
+            "SELECT id::text, day::text FROM message ORDER BY accepted_at DESC OFFSET 100000 LIMIT 1"
+        )
+        [(message_id, day)] = cursor.fetchall()
+        params |= {"id": message_id, "day": day}
+        params |= {"horizon": int(time.time() * 1000), "lease_s": 60.0}
+        for name in _PLANS:
+            if name == "read_message":  # from here on it is about a message, of whichever user
+                params |= {"limit": _SWEEP_ROWS, "user": None}
+            cursor.execute("EXPLAIN (ANALYZE, BUFFERS, COSTS OFF) " + query(name), params)
             print(f"\n{name}.sql", *(line for (line,) in cursor.fetchall()), sep="\n")
+            connection.rollback()
 
 
 if __name__ == "__main__":

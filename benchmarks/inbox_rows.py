@@ -21,17 +21,34 @@ _TYPES = ("order.shipped", "order.paid", "chat.message", "invoice.due")
 
 @dataclass(frozen=True)
 class Size:
-    """How much there is: `rows` of inbox over `users`, of the last `days` days, `read` of them read (0-1)."""
+    """How much there is: `rows` of inbox over `users`, of the last `days` days, `read` of them read and
+    `overdue` of their deliveries without an outcome (0-1).
+    """
 
     rows: int
     users: int
     days: int = 30
     read: float = 0.7
+    overdue: float = 0.01
 
 
 def user_name(number: int) -> str:
     """Name a user of the generated store."""
     return f"user-{number:07d}"
+
+
+def envelope(message_id: str, user: str, at_ms: int, kind: str = _TYPES[0]) -> bytes:
+    """Write an envelope of some 400 bytes as a producer would."""
+    return json.dumps(
+        {
+            "from": "orders",
+            "UUID": message_id,
+            "content": {"version": 1.1, "type": kind, "title": "On its way", "body": "x" * 200},
+            "toUserIds": [user],
+            "createBy": "orders-svc",
+            "createDateTime": dt.datetime.fromtimestamp(at_ms / 1000, dt.UTC).isoformat(),
+        }
+    ).encode()
 
 
 def fill(url: str, size: Size, on_progress: Callable[[int], None], *, seed: int = 1) -> list[str]:
@@ -40,6 +57,7 @@ def fill(url: str, size: Size, on_progress: Callable[[int], None], *, seed: int 
     samples: list[str] = []
     with psycopg2.connect(url) as connection, connection.cursor() as cursor:
         cursor.execute("SET synchronous_commit = off")
+        cursor.execute("INSERT INTO incarnation (name) VALUES ('bench') ON CONFLICT DO NOTHING")
         cursor.execute(
             "SELECT ensure_day(current_date - n) FROM generate_series(-1, %(days)s) AS n",
             {"days": size.days},
@@ -78,16 +96,7 @@ def _copy(cursor: object, size: Size, times: list[int], first: int, rng: random.
         at = dt.datetime.fromtimestamp(at_ms / 1000, dt.UTC)
         day, acked = at.date().isoformat(), at + dt.timedelta(milliseconds=90)
         kind = rng.choice(_TYPES)
-        raw = json.dumps(
-            {
-                "from": "orders",
-                "UUID": message_id,
-                "content": {"version": 1.1, "type": kind, "title": "On its way", "body": "x" * 200},
-                "toUserIds": [user],
-                "createBy": "orders-svc",
-                "createDateTime": at.isoformat(),
-            }
-        ).encode()
+        raw = envelope(message_id, user, at_ms, kind)
         read_at = str(acked) if rng.random() < size.read else _NULL
         tables["message"].write(
             f"{message_id}\t{day}\t\\\\x{secrets.token_hex(16)}\tdone\t1\t{offset % 12}\t{offset // 12}\t{at}"
@@ -96,7 +105,13 @@ def _copy(cursor: object, size: Size, times: list[int], first: int, rng: random.
         tables["inbox"].write(
             f"{user}\t{message_id}\t{day}\t1\t{offset % 12}\t{offset // 12}\t{at}\t{read_at}\t{read_at}\n"
         )
-        tables["delivery"].write(f"{message_id}\t{user}\tws\t{day}\tacked\t1\t{acked}\tws-1\t1\tt\n")
+        is_overdue = rng.random() < size.overdue
+        end = (
+            f"pending\t0\t{at}\tp-1\t0\tf\t{acked}"
+            if is_overdue
+            else f"acked\t1\t{acked}\tws-1\t1\tt\t{_NULL}"
+        )
+        tables["delivery"].write(f"{message_id}\t{user}\tws\t{day}\t{end}\n")
         for stage in ("sent", "acked"):
             tables["message_event"].write(
                 f"{message_id}\t{secrets.token_hex(16)}\t{day}\t{user}\tws\t{stage}\t\t1\t{acked}\tws-1\n"
@@ -114,7 +129,8 @@ _COLUMNS = {
     " persisted_by, created_at, sender, created_by, type, raw",
     "inbox": "user_id, message_id, day, incarnation_id, kafka_partition, kafka_offset, arrived_at, seen_at,"
     " read_at",
-    "delivery": "message_id, user_id, channel, day, state, attempt, at, pod, attempts, is_final",
+    "delivery": "message_id, user_id, channel, day, state, attempt, at, pod, attempts, is_final,"
+    " next_check_at",
     "message_event": "message_id, event_key, day, user_id, channel, stage, run, attempt, at, pod",
 }
 

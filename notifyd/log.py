@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import sys
+from importlib.util import find_spec
 from typing import Any
 
 import structlog
 
 from notifyd.settings import Settings
+from notifyd.tracing import add_trace_ids
 
 #: Libraries that say too much for an operator; their warnings still pass.
 _CHATTY = ("aiokafka", "faust", "mode", "asyncio", "aiohttp.access", "kafka")
@@ -28,6 +30,8 @@ def configure_logging(settings: Settings, **fixed: Any) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
     ]
+    if settings.tracing_endpoint is not None and find_spec("opentelemetry") is not None:
+        shared.append(add_trace_ids)
     if as_json:
         shared.append(structlog.processors.format_exc_info)
     renderer: structlog.typing.Processor = (

@@ -8,11 +8,13 @@ import os
 import re
 import socket
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from notifyd.content_keys import parse_content_keys
 from notifyd.errors import ConfigError
 
 PREFIX = "NOTIFYD_"
@@ -113,6 +115,12 @@ class Settings(BaseSettings):
     database_statement_timeout_s: float = Field(30.0, gt=0, description="One statement.")
     database_connect_timeout_s: float = Field(5.0, gt=0, description="One attempt to connect.")
 
+    content_keys: SecretStr | None = Field(
+        None,
+        description="Encrypts what messages say at rest: `id:key,id:key` of `notifyd keys new`. The first "
+        "one writes, all read. The same for persist, ws, api and sweep. Unset: stored as they are.",
+    )
+
     # Retention (`notifyd retention run`). A message may wait for 30 days until it is due.
     retention_message_days: int = Field(
         90, ge=32, le=395, description="Days that messages are kept; not below the two that follow."
@@ -194,6 +202,10 @@ class Settings(BaseSettings):
     ws_max_unsent_bytes: int = Field(
         256 * 1024, gt=0, description="A connection with more unsent bytes is cut; it resumes elsewhere."
     )
+    ws_deflate: bool = Field(
+        False,
+        description="Whether clients that ask for permessage-deflate get it: fewer bytes for more CPU.",
+    )
     ws_window_bytes: int = Field(
         64 * 1024 * 1024, ge=0, description="Messages kept in memory for clients that come back."
     )
@@ -202,7 +214,57 @@ class Settings(BaseSettings):
     )
 
     # Deliver
+    deliver_rates: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Comma-separated limits of channels, calls of a process a second, e.g. `email=10`. "
+        "What is above waits for a second, then comes back by a retry topic without an attempt counted.",
+    )
+    contacts_dir: Path | None = Field(
+        None,
+        description="Where `deliver` keeps its copy of the contacts topic, made anew wherever it is missing; "
+        "unset: a folder in the system's place for temporary files.",
+    )
     deliver_concurrency: int = Field(200, gt=0, description="Deliveries of one process at a time.")
+    smtp_url: SecretStr | None = Field(
+        None,
+        description="The relay for the channel email: `smtp://user:password@host:587` (STARTTLS is a must), "
+        "`smtps://...` (TLS from the first byte) or `smtp+plain://host:25` (none). Unset: no such channel.",
+    )
+    email_from: str | None = Field(
+        None, description="The sender of e-mails: `no-reply@example.org` or `Example <no-reply@example.org>`."
+    )
+    email_layout: Path | None = Field(
+        None,
+        description="A file of HTML with the places $title, $body, $link, $unsubscribe; unset: a plain one.",
+    )
+    email_unsubscribe: str | None = Field(
+        None,
+        description="The link of `List-Unsubscribe`, https:// or mailto:, with the places {user}, {type}, "
+        "{id} and {token}, a JWT by the secret below that proves the link to be ours.",
+    )
+    email_unsubscribe_secret: SecretStr | None = Field(
+        None, description="Signs that {token} (HS256); at least 32 bytes."
+    )
+    email_timeout_s: float = Field(30.0, gt=0, description="One e-mail to one address.")
+    email_connections: int = Field(10, gt=0, description="Connections of one process to the relay.")
+    apprise_schemes: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Comma-separated schemes of Apprise URLs that may be called, e.g. `discord,slack,tgram`. "
+        "One that takes a host (`json`) reaches private addresses too. Empty: no channel apprise.",
+    )
+    apprise_timeout_s: float = Field(15.0, gt=0, description="One call by apprise.")
+    apprise_threads: int = Field(10, gt=0, description="Calls of one process by apprise at a time.")
+    webpush_key: SecretStr | None = Field(
+        None,
+        description="The VAPID private key, as `notifyd webpush keys` prints it. Unset: no channel webpush.",
+    )
+    webpush_subject: str | None = Field(
+        None, description="How push services reach you: `mailto:ops@example.org` or an https URL."
+    )
+    webpush_timeout_s: float = Field(10.0, gt=0, description="One call of a push service.")
+    webpush_host_concurrency: int = Field(
+        50, gt=0, description="Calls of one process to one push service at a time."
+    )
     webhook_allow_private: bool = Field(
         False, description="Allow plain http and private, loopback and link-local addresses. Tests only."
     )
@@ -236,6 +298,29 @@ class Settings(BaseSettings):
         3, ge=0, description="Resends of a delivery; without an outcome it is dead then."
     )
     sweep_resends_per_s: float = Field(50.0, gt=0, description="Resends of all deliveries together.")
+    sweep_alarm_url: SecretStr | None = Field(
+        None, description="Where maintainers are told, by a webhook, of deliveries that the sweep gave up."
+    )
+    sweep_alarm_secret: SecretStr | None = Field(
+        None, description="Signs these webhooks: base64, with or without `whsec_` before it."
+    )
+    sweep_alarm_allow_private: bool = Field(
+        False, description="Allow plain http and private addresses for these: a receiver in the same cluster."
+    )
+
+    # Tracing
+    tracing_endpoint: str | None = Field(
+        None,
+        pattern=r"^https?://",
+        description="Where spans are sent by OTLP over HTTP, e.g. http://collector:4318/v1/traces; unset: no "
+        "tracing. Takes the extra `otel`.",
+    )
+    tracing_ratio: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="Share of messages that are traced, of those whose producer has not decided it.",
+    )
 
     # Process
     pod_name: str = Field(
@@ -259,11 +344,20 @@ class Settings(BaseSettings):
         True, description="An unknown NOTIFYD_ variable is an error; false makes it a warning."
     )
 
-    @field_validator("ws_origins", "trusted_proxies", mode="before")
+    @field_validator("ws_origins", "trusted_proxies", "apprise_schemes", "deliver_rates", mode="before")
     @classmethod
     def _split_list(cls, value: Any) -> Any:
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("deliver_rates")
+    @classmethod
+    def _are_rates(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for text in value:
+            name, _, rate = text.partition("=")
+            if not name or re.fullmatch(r"\d{1,9}(\.\d{1,9})?", rate) is None or not float(rate):
+                raise ValueError(f"{text!r} is no limit; write channel=calls a second, e.g. email=10")
         return value
 
     @field_validator("trusted_proxies")
@@ -276,11 +370,18 @@ class Settings(BaseSettings):
                 raise ValueError(f"{network!r} is no network; write 10.0.0.0/8 or fd00::/8") from None
         return value
 
-    @field_validator("jwt_secret", "ws_ticket_secret")
+    @field_validator("jwt_secret", "ws_ticket_secret", "email_unsubscribe_secret")
     @classmethod
     def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and len(value.get_secret_value().encode()) < 32:
             raise ValueError("is shorter than 32 bytes; make one with `openssl rand -hex 32`")
+        return value
+
+    @field_validator("content_keys")
+    @classmethod
+    def _are_keys(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            parse_content_keys(value.get_secret_value())
         return value
 
     @field_validator("database_url")
@@ -304,6 +405,11 @@ class Settings(BaseSettings):
         if self.kafka_rebalance_timeout_s <= self.drain_s:
             raise ValueError("NOTIFYD_KAFKA_REBALANCE_TIMEOUT_S must be above NOTIFYD_DRAIN_S")
         return self
+
+    @property
+    def channel_rates(self) -> dict[str, float]:
+        """Calls a second that each channel may make, by name; channels without a limit are left out."""
+        return {name: float(rate) for name, _, rate in (text.partition("=") for text in self.deliver_rates)}
 
     @property
     def stop_step_s(self) -> float:

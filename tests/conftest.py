@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import structlog
+from hypothesis import settings
 
 # The fixtures are imported as a package from the repository's root, however pytest was called.
 _ROOT = Path(__file__).resolve().parent.parent
@@ -30,6 +31,11 @@ for _name in [
 ]:
     del os.environ[_name]
 
+# Enough to find what is badly wrong with each change. `--hypothesis-profile=thorough` looks longer.
+settings.register_profile("quick", max_examples=40, deadline=None)
+settings.register_profile("thorough", max_examples=1000, deadline=None)
+settings.load_profile("quick")
+
 _configure = structlog.configure
 
 
@@ -44,6 +50,10 @@ structlog.configure = _configure_for_tests
 @pytest.fixture(autouse=True)
 def _logging_as_it_was() -> Iterator[None]:
     """Undo what a command that ran within the test process set up for its logs."""
+    # As structlog does unasked, but without the locals of every frame: to draw a hub's takes seconds.
+    *processors, _ = structlog.get_config()["processors"]
+    plain = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    _configure(processors=[*processors, plain])
     yield
     if structlog.is_configured():
         structlog.reset_defaults()

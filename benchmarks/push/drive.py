@@ -124,7 +124,7 @@ def kind_of(name: str) -> Kind:
 def server_and_clients(name: str, count: int, *, in_flight: int = 200) -> Iterator[tuple[Program, Program]]:
     """Run a server and the program of its `count` clients, none of them connected yet."""
     kind = kind_of(name)
-    with running(kind.args, PYTHONPATH=_python_path()) as server:
+    with running(kind.args, PYTHONPATH=python_path()) as server:
         port = int(server.answer()[1])
         with clients(port, count, kind, in_flight=in_flight, is_acking=name.endswith("acks")) as program:
             yield server, program
@@ -240,5 +240,6 @@ def install_websockets() -> None:
     made.rename(target)
 
 
-def _python_path() -> str:
+def python_path() -> str:
+    """Return where the servers find their modules: ours, and `websockets` beside them."""
     return os.pathsep.join([str(HERE.parents[1]), str(BUILT / f"websockets-{WEBSOCKETS}")])

@@ -11,13 +11,12 @@ import errno
 import os
 import re
 import ssl
-from collections.abc import Mapping
 from typing import Final
 
 import aiohttp
 
 from notifyd.channels.addresses import AddressRefused
-from notifyd.delivery.outcome import Dead, Done, Outcome, Retry, Skip
+from notifyd.delivery.outcome import Dead, Done, Outcome, Retry
 
 #: Client errors that may pass: request timeout, too early, too many requests.
 _RETRIED_4XX: Final = frozenset({408, 425, 429})
@@ -86,32 +85,6 @@ def outcome_of_error(error: Exception, *, timeout_s: float) -> Retry | Dead:
         case _:
             raise error
     return outcome
-
-
-def combine(outcomes: Mapping[int, Outcome]) -> Outcome:
-    """Make one outcome of those of a user's addresses, by their index in the contact.
-
-    Done when every address has it. While one may still work the delivery is tried again, at all
-    of them. An address that is `gone` is not missed as long as another one took the message.
-    """
-    in_order = [outcomes[index] for index in sorted(outcomes)]
-    if len(in_order) == 1:
-        return in_order[0]
-    detail = "; ".join(f"webhook[{index}] {_describe(outcomes[index])}" for index in sorted(outcomes))
-    retries = [outcome for outcome in in_order if isinstance(outcome, Retry)]
-    if retries:
-        waits = [retry.after_s for retry in retries if retry.after_s is not None]
-        is_counted = len(retries) < len(in_order) or any(retry.counts for retry in retries)
-        return Retry(retries[0].reason, after_s=max(waits, default=None), detail=detail, counts=is_counted)
-    dead = [outcome for outcome in in_order if isinstance(outcome, Dead)]
-    missed = [outcome for outcome in dead if outcome.reason != "gone"]
-    if not missed and len(dead) == len(in_order):
-        missed = dead
-    return Dead(missed[0].reason, detail) if missed else Done(detail)
-
-
-def _describe(outcome: Outcome) -> str:
-    return outcome.reason if isinstance(outcome, Skip) else outcome.detail
 
 
 def _certificate_fault(error: Exception) -> str:

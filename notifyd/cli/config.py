@@ -36,6 +36,7 @@ _GROUPS: Final = (
     ("Tokens", ("jwt_",)),
     ("Push", ("ws_",)),
     ("Deliver", ("deliver_", "webhook_", "retry_", "stub_")),
+    ("Tracing", ("tracing_",)),
     ("Process", ("",)),
 )
 

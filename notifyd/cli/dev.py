@@ -143,6 +143,7 @@ def _print_welcome(surroundings: DevSurroundings, json_output: bool) -> None:
     if json_output:
         urls = {
             "page": page,
+            "trace": f"{page}trace",
             "push": push,
             "health": f"{admin}/healthz",
             "ready": f"{admin}/readyz",
@@ -154,7 +155,7 @@ def _print_welcome(surroundings: DevSurroundings, json_output: bool) -> None:
     emit(f"""
 notifyd is ready: {", ".join(ROLES)}
 
-  page       {page}
+  page       {page}  {page}trace
   push       {push}
   health     {admin}/healthz  /readyz  /metrics
   Kafka      {env["NOTIFYD_KAFKA_BOOTSTRAP_SERVERS"]}  {surroundings.broker_name}

@@ -37,10 +37,16 @@ _COMMANDS: Final = (
     ("sessions", "sessions", "app", _OPERATE),
     ("sweep", "sweep", "sweep", _OPERATE),
     ("inbox", "inbox", "app", _OPERATE),
+    ("contacts", "contacts", "app", _OPERATE),
+    ("forget", "forget", "forget", _OPERATE),
+    ("scale-advice", "scale_advice", "scale_advice", _OPERATE),
     ("retention", "retention", "app", _OPERATE),
+    ("keys", "keys", "app", _OPERATE),
     ("topics", "topics", "app", _SETUP),
+    ("webpush", "webpush", "app", _SETUP),
     ("migrate", "migrate", "migrate", _SETUP),
     ("config", "config", "config", _SETUP),
+    ("metrics", "metrics", "metrics", _SETUP),
 )
 
 _HELP: Final = """

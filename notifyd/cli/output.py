@@ -70,6 +70,23 @@ def warn(text: str) -> None:
     typer.echo(f"notifyd: warning: {text}", err=True)
 
 
+def check_user(settings: Settings, user: str) -> None:
+    """Raise `ConfigError` for what can be no user id."""
+    from notifyd.errors import ConfigError
+
+    if not 0 < len(user) <= settings.message_max_user_id_chars or "\0" in user:
+        raise ConfigError(
+            f"a user id has 1 to {settings.message_max_user_id_chars} characters and no NUL",
+            reason="bad_user_id",
+        )
+
+
+def is_confirmed(question: str) -> bool:
+    """Ask on standard error, since the output may be read by a program, and read the answer."""
+    note(f"{question} Type yes:")
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
 def is_terminal() -> bool:
     """Whether standard output is a terminal, so that it may be made pretty."""
     return sys.stdout.isatty()

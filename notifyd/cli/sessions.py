@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from notifyd.cli.output import emit, emit_json, read_settings, run_async
+from notifyd.cli.output import check_user, emit, emit_json, read_settings, run_async
 
 if TYPE_CHECKING:
     from notifyd.settings import Settings
@@ -50,7 +50,7 @@ def end(
     """
     settings = read_settings()
     before_ms = _moment_ms(before)
-    _check_user(settings, user)
+    check_user(settings, user)
     run_async(_end(settings, user, before_ms))
     at = dt.datetime.fromtimestamp(before_ms / 1000, dt.UTC).isoformat().replace("+00:00", "Z")
     if as_json:
@@ -72,16 +72,6 @@ def _moment_ms(text: str | None) -> int:
             remedy="give one with its zone, such as 2026-11-23T10:00:00Z",
         )
     return before_ms
-
-
-def _check_user(settings: Settings, user: str) -> None:
-    from notifyd.errors import ConfigError
-
-    if not 0 < len(user) <= settings.message_max_user_id_chars or "\0" in user:
-        raise ConfigError(
-            f"a user id has 1 to {settings.message_max_user_id_chars} characters and no NUL",
-            reason="bad_user_id",
-        )
 
 
 async def _end(settings: Settings, user: str, before_ms: int) -> None:

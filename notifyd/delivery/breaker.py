@@ -13,7 +13,19 @@ from typing import Final
 
 #: Reasons of a death that are the sender's input, not a failure of ours or of a channel.
 INPUT_REASONS: Final = frozenset(
-    {"unknown_channel", "bad_content", "bad_url", "bad_secret", "https_required", "address_refused", "gone"}
+    {
+        "unknown_channel",
+        "bad_content",
+        "bad_contact",
+        "bad_url",
+        "bad_secret",
+        "bad_address",
+        "bad_subscription",
+        "scheme_refused",
+        "https_required",
+        "address_refused",
+        "gone",
+    }
 )
 
 #: Pairs that are watched at most; the one heard of longest ago makes room.

@@ -1,14 +1,16 @@
 """Contacts: where a user can be reached, and what they muted. Pure.
 
-They come by user id in `content.contacts` of a message. Nobody but the `deliver` role may see
-them: their reprs are blank, so that no log line and no traceback shows an address or a secret.
+They come by user id in the contacts topic, and in `content.contacts` of a message. Nobody but the
+`deliver` role may see them: their reprs are blank, so that no log line and no traceback shows an
+address or a secret.
 """
 
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import lru_cache
 from typing import Annotated, Final
 
@@ -97,20 +99,58 @@ def contact_for(contacts: Mapping[str, msgspec.Raw] | None, user: str) -> Contac
     `content.contacts.alice.webhook[0].url`. Unknown fields are left alone.
     """
     raw = None if contacts is None else contacts.get(user)
-    if raw is None:
-        return None
-    where = f"content.contacts.{user}"
+    return None if raw is None else read_contact(raw, user, where=f"content.contacts.{user}")
+
+
+def read_contact(raw: bytes | msgspec.Raw, user: str, *, where: str, reason: str = "bad_content") -> Contact:
+    """Read and check the contact of `user`; a fault is an `InvalidMessage` of a field below `where`."""
     try:
         contact = _decoder.decode(raw)
     except msgspec.ValidationError as error:
-        raise _fault(where, str(error)) from None
+        raise _fault(where, str(error), reason) from None
     except (msgspec.DecodeError, UnicodeDecodeError):
-        raise InvalidMessage(where, "is not valid JSON", reason="bad_content") from None
+        raise InvalidMessage(where, "is not valid JSON", reason=reason) from None
     if contact.user_id not in (None, user):
-        raise InvalidMessage(f"{where}.userId", "names another user", reason="bad_content")
+        raise InvalidMessage(f"{where}.userId", "names another user", reason=reason)
     for index, rule in enumerate(contact.mute):
-        _check_mute(f"{where}.mute[{index}]", rule)
+        _check_mute(f"{where}.mute[{index}]", rule, reason)
     return contact
+
+
+def merge(kept: Contact, told: Contact) -> Contact:
+    """Return what holds for one message: an address that it brings along stands for all of its kind that
+    are `kept`, and what its user muted is muted either way.
+    """
+    return Contact(
+        webhook=told.webhook or kept.webhook,
+        email=told.email or kept.email,
+        webpush=told.webpush or kept.webpush,
+        apprise=told.apprise or kept.apprise,
+        mute=kept.mute + told.mute,
+    )
+
+
+def digest_of(address: str) -> str:
+    """Name an address without telling it: 16 hexadecimal digits of its BLAKE2s."""
+    return hashlib.blake2s(address.encode(), digest_size=8).hexdigest()
+
+
+def addresses_on(contact: Contact, channel: str) -> tuple[str, ...]:
+    """Return the addresses of a channel whose other side can say that one is gone for good; else nothing."""
+    if channel == "webhook":
+        return tuple(one.url for one in contact.webhook)
+    return tuple(one.endpoint for one in contact.webpush) if channel == "webpush" else ()
+
+
+def without(contact: Contact, gone: Collection[str]) -> Contact:
+    """Leave out the addresses with these digests."""
+    if not gone:
+        return contact
+    return msgspec.structs.replace(
+        contact,
+        webhook=tuple(one for one in contact.webhook if digest_of(one.url) not in gone),
+        webpush=tuple(one for one in contact.webpush if digest_of(one.endpoint) not in gone),
+    )
 
 
 def find_contact_faults(value: bytes) -> list[InvalidMessage]:
@@ -173,26 +213,26 @@ def _moment(text: str) -> float:
     return (moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)).timestamp()
 
 
-def _check_mute(where: str, rule: Mute) -> None:
+def _check_mute(where: str, rule: Mute, reason: str) -> None:
     ends = {"from": rule.from_, "until": rule.until}
     daily = {name: text is not None and _is_time_of_day(text) for name, text in ends.items()}
     if any(daily.values()) and not all(daily.values()):
-        raise InvalidMessage(where, "`from` and `until` must both be times of day", reason="bad_content")
+        raise InvalidMessage(where, "`from` and `until` must both be times of day", reason=reason)
     for name, text in ends.items():
         try:
             if text is not None:
                 (_second_of_day if daily[name] else _moment)(text)
         except (ValueError, OverflowError):
             raise InvalidMessage(
-                f"{where}.{name}", "is neither an RFC 3339 time nor a time of day", reason="bad_content"
+                f"{where}.{name}", "is neither an RFC 3339 time nor a time of day", reason=reason
             ) from None
 
 
-def _fault(where: str, text: str) -> InvalidMessage:
+def _fault(where: str, text: str, reason: str) -> InvalidMessage:
     """Turn msgspec's "<rule> - at `$.path`" into our field and rule."""
     rule, _, path = text.partition(" - at `$")
     field = where + path.rstrip("`")
     missing = re.fullmatch(r"Object missing required field `(.+)`", rule)
     if missing:
-        return InvalidMessage(f"{field}.{missing[1]}", "is missing", reason="bad_content")
-    return InvalidMessage(field, rule[:1].lower() + rule[1:], reason="bad_content")
+        return InvalidMessage(f"{field}.{missing[1]}", "is missing", reason=reason)
+    return InvalidMessage(field, rule[:1].lower() + rule[1:], reason=reason)

@@ -1,4 +1,7 @@
-"""What a step says of one delivery: done, try again, dead, or not for it. Values, no behaviour."""
+"""What a step says of one delivery: done, try again, dead, or not for it. Values, no behaviour.
+
+`gone` are the addresses of the contact, by index, of which the other side said that they are gone for good.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ class Done:
     """The other side has it. `detail` is for the trace, e.g. `HTTP 204`."""
 
     detail: str = ""
+    gone: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +27,7 @@ class Retry:
     after_s: float | None = None
     detail: str = ""
     counts: bool = True
+    gone: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +36,7 @@ class Dead:
 
     reason: str
     detail: str = ""
+    gone: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

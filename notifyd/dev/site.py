@@ -1,4 +1,4 @@
-"""What `notifyd dev` serves beside its roles: the inbox page, and the tokens that it needs.
+"""What `notifyd dev` serves beside its roles: the inbox and the trace page, and the tokens that they need.
 
 A process that runs roles in production never loads this module.
 """
@@ -30,13 +30,15 @@ _PORT: Final = re.compile(r":\d+$", re.ASCII)
 
 class _Wanted(msgspec.Struct, forbid_unknown_fields=True):
     user: str
+    operator: bool = False
 
 
 def add_dev_site(app: web.Application, settings: Settings) -> None:
-    """Serve the inbox page at `/`, and `POST /dev/token` for it.
+    """Serve the inbox page at `/`, that of a message's life at `/trace/UUID`, and `POST /dev/token` for them.
 
     `{"user": "alice"}` is answered by `{"token", "expires_at"}`: whoever asks is whoever they say, with the
-    scope `notify:send`. So it answers this machine alone, and only to pages that came from it.
+    scope `notify:send`, and `"operator": true` adds `notify:ops`. So it answers this machine alone, and only
+    to pages that came from it.
     """
     app.router.add_post(TOKEN_PATH, partial(_give_token, settings))
     add_page_routes(app)
@@ -45,7 +47,7 @@ def add_dev_site(app: web.Application, settings: Settings) -> None:
 async def _give_token(settings: Settings, request: web.Request) -> web.Response:
     stranger = _what_is_foreign(request)
     if stranger:
-        return _problem(403, "forbidden", f"{stranger}: this is for the inbox page on this machine alone")
+        return _problem(403, "forbidden", f"{stranger}: this is for the pages on this machine alone")
     if request.content_type != "application/json":
         return _problem(415, "unsupported media type", 'send {"user": "alice"} as application/json')
     if request.content_length is None or request.content_length > _MAX_BODY_BYTES:
@@ -53,12 +55,13 @@ async def _give_token(settings: Settings, request: web.Request) -> web.Response:
             413, "content too large", f"at most {_MAX_BODY_BYTES} bytes, their number told before"
         )
     try:
-        user = msgspec.json.decode(await request.read(), type=_Wanted).user
+        wanted = msgspec.json.decode(await request.read(), type=_Wanted)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         return _problem(400, "bad request", f'send {{"user": "alice"}}: {error}')
+    scopes = ("notify:send", "notify:ops") if wanted.operator else ("notify:send",)
     until = dt.datetime.fromtimestamp(int(time.time() + _TOKEN_TTL_S), dt.UTC)
     try:
-        token = issue_token(settings, user, ("notify:send",), _TOKEN_TTL_S)
+        token = issue_token(settings, wanted.user, scopes, _TOKEN_TTL_S)
     except ConfigError as error:
         return _problem(422, "no token for this user", str(error))
     body = {"token": token, "expires_at": until.isoformat().replace("+00:00", "Z")}

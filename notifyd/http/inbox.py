@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import uuid
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Self
@@ -13,12 +12,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic.alias_generators import to_camel
 
 from notifyd.delivery.signal import MAX_IDS, SignalSink
-from notifyd.http.reads import Parameters, Reads, from_token, time_text, to_token
+from notifyd.http.reads import Parameters, Reads, from_token, read_json, to_token
 from notifyd.message.envelope import public_of
 from notifyd.push.auth import Identity
 from notifyd.push.requests import Browsers, Refusal
 from notifyd.settings import Settings
 from notifyd.store.inbox import TOP, Filter, InboxRow, read_originals, read_page
+from notifyd.store.life import time_text
 from notifyd.store.pool import Database
 from notifyd.store.reading import Change, Marked, mark_ids, mark_up_to, read_unread
 
@@ -27,7 +27,6 @@ CHANGES: Final[tuple[Change, ...]] = ("seen", "read", "archived")
 
 #: Rows that one request with `upTo` changes; it is told where to go on.
 MAX_MARKED: Final = 5_000
-_MAX_BODY_BYTES: Final = 64 * 1024
 
 
 class Marks(BaseModel):
@@ -116,15 +115,7 @@ class InboxRoutes:
         return {"changed": marked.ids, "unread": marked.unread, "next": following}
 
     async def _read_marks(self, request: web.Request) -> Marks:
-        if request.content_type != "application/json":
-            raise Refusal(415, "media_type", "send JSON: application/json")
-        try:
-            async with asyncio.timeout(self._body_timeout_s):
-                body = await _read(request)
-        except TimeoutError:
-            raise Refusal(408, "body_timeout", "the body did not arrive in time") from None
-        except web.RequestPayloadError as error:
-            raise Refusal(400, "bad_body", f"the body broke off: {error}") from None
+        body = await read_json(request, self._body_timeout_s)
         try:
             return Marks.model_validate_json(body)
         except ValidationError as error:
@@ -140,15 +131,6 @@ class InboxRoutes:
                 for fault in faults
             )
         )
-
-
-async def _read(request: web.Request) -> bytes:
-    body = bytearray()
-    async for chunk in request.content.iter_any():
-        body += chunk
-        if len(body) > _MAX_BODY_BYTES:
-            raise Refusal(413, "too_large", f"a body has {_MAX_BODY_BYTES} bytes at most; send several")
-    return bytes(body)
 
 
 def _wrong(*errors: Mapping[str, str]) -> Refusal:

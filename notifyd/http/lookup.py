@@ -1,4 +1,4 @@
-"""`/v1/messages`: the life of one message, and an operator's search."""
+"""`/v1/messages` and `/v1/deliveries`: the life of one message, and what an operator looks for."""
 
 from __future__ import annotations
 
@@ -10,16 +10,23 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from notifyd.http.reads import OPS, Parameters, Reads, time_text
+from notifyd.http.reads import OPS, Parameters, Reads
 from notifyd.message.ids import is_uuid
 from notifyd.push.auth import Identity
 from notifyd.push.requests import Browsers, Refusal
+from notifyd.store.deliveries import find_slowest, find_stuck
 from notifyd.store.inbox import TOP, Position
+from notifyd.store.life import time_text
 from notifyd.store.search import STATES, Found, Search, search_messages
 from notifyd.store.trace import read_life
 
 PATH: Final = "/v1/messages"
 ONE_PATH: Final = "/v1/messages/{id}"
+STUCK_PATH: Final = "/v1/deliveries/stuck"
+SLOWEST_PATH: Final = "/v1/deliveries/slowest"
+#: What is asked for where the query does not say.
+SILENT: Final = "5m"
+SINCE: Final = "1h"
 _NAMES: Final = ("limit", "after", "user", "sender", "type", "state", "from", "to")
 _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MICROSECOND: Final = dt.timedelta(microseconds=1)
@@ -36,6 +43,8 @@ class LookupRoutes:
         """Serve them."""
         browsers.add(app, "GET", PATH, self._reads.route(PATH, self._search, scope=OPS))
         browsers.add(app, "GET", ONE_PATH, self._reads.route(ONE_PATH, self._one))
+        browsers.add(app, "GET", STUCK_PATH, self._reads.route(STUCK_PATH, self._stuck, scope=OPS))
+        browsers.add(app, "GET", SLOWEST_PATH, self._reads.route(SLOWEST_PATH, self._slowest, scope=OPS))
 
     async def _one(self, request: web.Request, identity: Identity) -> Any:
         Parameters(request, ()).check()
@@ -72,14 +81,29 @@ class LookupRoutes:
             "next": None if page.next is None else _to_token(*page.next),
         }
 
+    async def _stuck(self, request: web.Request, identity: Identity) -> Any:
+        given = Parameters(request, ("limit", "olderThan"))
+        limit, silent_s = given.limit(), given.span("olderThan", SILENT)
+        given.check()
+        found = await self._reads.run(lambda database: find_stuck(database, silent_s=silent_s, limit=limit))
+        return found.as_json()
+
+    async def _slowest(self, request: web.Request, identity: Identity) -> Any:
+        given = Parameters(request, ("limit", "since"))
+        limit, since_s = given.limit(), given.span("since", SINCE)
+        given.check()
+        since = dt.datetime.now(dt.UTC) - dt.timedelta(seconds=since_s)
+        found = await self._reads.run(lambda database: find_slowest(database, since=since, limit=limit))
+        return found.as_json()
+
 
 def _hide(shown: dict[str, Any]) -> None:
-    """Leave out what is not the user's: the other recipients, and the names of our processes."""
+    """Leave out what is not the user's: the other recipients, and our processes with their words."""
     if shown["envelope"] is not None:
         shown["envelope"].pop("toUserIds", None)
     for part in (shown, *shown["deliveries"]):
         for event in part["events"]:
-            event["pod"] = None
+            event["pod"] = event["detail"] = None
 
 
 def _shown(found: Found) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any, Final
 
 import msgspec
@@ -22,6 +23,7 @@ from notifyd.push.requests import Refusal, identify
 from notifyd.settings import Settings
 from notifyd.stream.producer import Producer
 from notifyd.stream.records import RecordPlace
+from notifyd.tracing import Tracing
 
 PATH: Final = "/v1/messages"
 SCOPE: Final = "notify:send"
@@ -46,6 +48,7 @@ class MessagesRoute:
         *,
         topic: str,
         limits: Limits,
+        tracing: Tracing | None = None,
     ) -> None:
         self._producer = producer
         self._verifier = verifier
@@ -53,6 +56,7 @@ class MessagesRoute:
         self._metrics = metrics
         self._topic = topic
         self._limits = limits
+        self._tracing = tracing
         self.room = Room(settings, metrics)
 
     async def handle(self, request: web.Request) -> web.Response:
@@ -119,9 +123,19 @@ class MessagesRoute:
             raise Refusal(400, "bad_body", f"the body broke off: {error}") from None
         return bytes(body)
 
+    def _begin(self, spans: ExitStack, message: Message, traceparent: str | None) -> str | None:
+        """Begin the span of writing a message, where tracing is on; return the context to write with it."""
+        if self._tracing is None:
+            return traceparent
+        return spans.enter_context(self._tracing.send(self._topic, message.id, traceparent))
+
     async def _send(self, intake: Intake, traceparent: str | None) -> web.Response:
-        records = [record_of(message, self._topic, traceparent=traceparent) for message in intake.messages]
-        results = await self._producer.send_each(records, timeout_s=self._settings.api_confirm_timeout_s)
+        with ExitStack() as spans:
+            records = [
+                record_of(message, self._topic, traceparent=self._begin(spans, message, traceparent))
+                for message in intake.messages
+            ]
+            results = await self._producer.send_each(records, timeout_s=self._settings.api_confirm_timeout_s)
         told = [_told(message, result) for message, result in zip(intake.messages, results, strict=True)]
         errors = [result for result in results if isinstance(result, NotifydError)]
         if errors:

@@ -63,6 +63,32 @@ class Life(BaseModel):
     position: str | None
     deliveries: list[dict[str, Any]]
     events: list[dict[str, Any]]
+    expires_at: datetime | None
+    unknown: list[str] = Field(description="Stages of the message itself that nothing is stored of yet.")
+
+
+class FoundDelivery(BaseModel):
+    """A delivery that is stuck, or that was slow."""
+
+    id: uuid.UUID
+    user: str
+    channel: str
+    state: str
+    attempts: int
+    reason: str | None
+    detail: str | None
+    since: datetime = Field(description="Since when nobody has spoken of it, or when it was due.")
+    reached_at: datetime | None = Field(description="Its first success, or its death.")
+    took_s: float | None = Field(description="Seconds in between.")
+    waits_for: str | None
+    waits_until: datetime | None
+
+
+class FoundDeliveries(BaseModel):
+    """Deliveries, the worst first."""
+
+    deliveries: list[FoundDelivery]
+    partial: bool = Field(description="There was more than is looked at.")
 
 
 class FoundMessage(BaseModel):
@@ -89,7 +115,7 @@ class FoundMessages(BaseModel):
 
 
 #: What the document needs beside the models of what is sent.
-MODELS: Final = (InboxPage, Unread, Marks, Marked, Life, FoundMessages)
+MODELS: Final = (InboxPage, Unread, Marks, Marked, Life, FoundMessages, FoundDeliveries)
 
 _PROBLEMS: Final = {
     "401": "No token, or one that is wrong or expired.",
@@ -138,6 +164,15 @@ def read_paths() -> dict[str, dict[str, Any]]:
             "get": _get("readMessage", f"The life of a message, or the own part ({OPS}: all)", "Life", one)
         },
     }
+    limit = paging[0]
+    span = {"type": "string", "examples": ["90s", "15m", "1h30m"]}
+    for path, operation, summary, parameter in (
+        (lookup.STUCK_PATH, "findStuck", "Open deliveries of which nobody has spoken for long",
+         _parameter("olderThan", {**span, "default": lookup.SILENT}, "Silent for so long at least.")),
+        (lookup.SLOWEST_PATH, "findSlowest", "Deliveries that took longest to succeed or die",
+         _parameter("since", {**span, "default": lookup.SINCE}, "Accepted so long ago at most.")),
+    ):  # fmt: skip
+        paths[path] = {"get": _get(operation, f"{summary} ({OPS})", "FoundDeliveries", [limit, parameter])}
     paths[lookup.ONE_PATH]["get"]["responses"]["404"] = _problem("Nobody has seen it, or it is not for you.")
     for change in inbox.CHANGES:
         paths[f"{inbox.PATH}/{change}"] = {"post": _mark(change)}

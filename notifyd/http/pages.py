@@ -1,4 +1,4 @@
-"""The inbox page: its files as they lie in `notifyd/http/pages/`, with headers that keep a page honest."""
+"""The pages, inbox and trace: files of `notifyd/http/pages/`, with headers that keep a page honest."""
 
 from __future__ import annotations
 
@@ -38,10 +38,15 @@ _HEADERS: Final = {
 
 
 def add_page_routes(app: web.Application, folder: Path = PAGES) -> None:
-    """Serve `index.html` of `folder` at `/`, and the files beside it by their names."""
+    """Serve `index.html` of `folder` at `/`, `trace.html` at `/trace/UUID`, and the files by their names."""
+
+    async def trace(request: web.Request) -> web.Response:
+        return give(request, "trace.html")
 
     async def page(request: web.Request) -> web.Response:
-        name = request.match_info.get("name", "index.html")
+        return give(request, request.match_info.get("name", "index.html"))
+
+    def give(request: web.Request, name: str) -> web.Response:
         kind = _KINDS.get(Path(name).suffix)
         # Looked for among the names that are there, so that no name can lead out of the folder.
         found = next((file for file in _files(folder) if file.name == name), None)
@@ -55,6 +60,8 @@ def add_page_routes(app: web.Application, folder: Path = PAGES) -> None:
         return web.Response(body=body, headers={**headers, "Content-Type": kind})
 
     app.router.add_get("/", page)
+    app.router.add_get("/trace", trace)
+    app.router.add_get("/trace/{id}", trace)
     app.router.add_get("/{name}", page)
 
 

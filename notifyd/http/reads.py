@@ -20,10 +20,12 @@ from aiohttp import web
 
 from notifyd.errors import ConfigError, NotifydError, TransientError
 from notifyd.log import get_logger
+from notifyd.message.times import parse_duration_s
 from notifyd.metrics import Metrics
 from notifyd.push.auth import Identity, PermissionDenied, TokenVerifier
 from notifyd.push.requests import Handler, Refusal, identify, try_later, unauthorised
 from notifyd.settings import Settings
+from notifyd.store.cipher import ContentKeyError
 from notifyd.store.inbox import Position
 from notifyd.store.pool import Database
 
@@ -31,8 +33,11 @@ OPS: Final = "notify:ops"
 DEFAULT_LIMIT: Final = 50
 MAX_LIMIT: Final = 100
 
+_MAX_BODY_BYTES: Final = 64 * 1024
 #: Requests of a process that wait for the database; its connections are far fewer.
 _MAX_WAITING: Final = 500
+#: Reasons that are told as `database_slow`: it is there, and has no time for this.
+_SLOW: Final = frozenset({"statement_timeout", "database_locked"})
 #: Of what is asked for while the database is away.
 _RETRY_AFTER_S: Final = 2
 _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
@@ -124,10 +129,32 @@ class Reads:
         if not self._is_away:  # once, however many ask
             self._is_away = True
             _log.warning("reads_refused", reason=error.reason, detail=str(error))
+        if isinstance(error, ContentKeyError):
+            return try_later(error.reason, "a message cannot be opened: this process lacks its key", 60)
         # Where the database is and what it said is for the log.
-        if error.reason == "statement_timeout":
+        if error.reason in _SLOW:
             return try_later("database_slow", "the database took too long; ask for less", _RETRY_AFTER_S)
         return try_later(error.reason, "the database cannot be read for now", _RETRY_AFTER_S)
+
+
+async def read_json(request: web.Request, limit_s: float) -> bytes:
+    """Read the body of a small request; raises `Refusal` (400, 408, 413, 415)."""
+    if request.content_type != "application/json":
+        raise Refusal(415, "media_type", "send JSON: application/json")
+    body = bytearray()
+    try:
+        async with asyncio.timeout(limit_s):
+            async for chunk in request.content.iter_any():
+                body += chunk
+                if len(body) > _MAX_BODY_BYTES:
+                    raise Refusal(
+                        413, "too_large", f"a body has {_MAX_BODY_BYTES} bytes at most; send several"
+                    )
+    except TimeoutError:
+        raise Refusal(408, "body_timeout", "the body did not arrive in time") from None
+    except web.RequestPayloadError as error:
+        raise Refusal(400, "bad_body", f"the body broke off: {error}") from None
+    return bytes(body)
 
 
 def require(identity: Identity, scope: str) -> None:
@@ -181,6 +208,14 @@ class Parameters:
             self._fault(name, "must be one of " + ", ".join(values))
             return None
         return value
+
+    def span(self, name: str, default: str) -> float:
+        """Read a span of time, as `90s`, `15m` or `1h30m`, in seconds."""
+        seconds = parse_duration_s(self._query.get(name, default))
+        if seconds is None:
+            self._fault(name, "must be a span of time, as 90s, 15m or 1h30m")
+            return 0.0
+        return seconds
 
     def moment(self, name: str) -> dt.datetime | None:
         """Read a day or an RFC 3339 time (UTC without an offset); None where it is absent."""
@@ -249,10 +284,3 @@ def _unpack(text: str, size: int) -> tuple[bytes, bytes]:
 def _tag(user: str, body: bytes) -> bytes:
     # No secret: a page is always of the user who asks. It finds tokens that were mixed up.
     return hashlib.blake2b(user.encode() + b"\0" + body, digest_size=6).digest()
-
-
-def time_text(at: dt.datetime | None) -> str | None:
-    """Write a time as RFC 3339 in UTC, to the millisecond."""
-    if at is None:
-        return None
-    return at.astimezone(dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

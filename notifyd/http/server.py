@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import socket
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from aiohttp import web
-from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.exposition import choose_encoder
 
 from notifyd.errors import ConfigError
 from notifyd.http.client_faults import calm_server_log
@@ -23,6 +25,10 @@ _API: Final = "/v1/"
 #: What a client gets for the head of its first request, however slowly it writes, and between two
 #: requests: an idle or slow one may not hold a socket for aiohttp's hour.
 _HEAD_S: Final = 15.0
+#: How often it is looked whether all clients have gone.
+_LOOK_S: Final = 0.05
+#: What those may take who sent a request at the last moment.
+_LAST_S: Final = 0.5
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -41,6 +47,7 @@ class HttpServer:
         self.port = port
         self._socket: socket.socket | None = None
         self._runner: web.AppRunner | None = None
+        self._waiting = Waiting()
 
     def bind(self) -> None:
         """Take the address; raises `ConfigError` that names the setting when it cannot be had."""
@@ -66,8 +73,8 @@ class HttpServer:
         """Listen; raises `ConfigError` where another process took the port after all."""
         assert self._socket is not None, "bind first"
         calm_server_log()
-        waiting = Waiting()
-        app.middlewares.insert(0, waiting.middleware)
+        app.middlewares.insert(0, self._waiting.middleware)
+        app.on_response_prepare.append(_name_server)
         runner = web.AppRunner(
             app,
             access_log=None,
@@ -79,7 +86,7 @@ class HttpServer:
         )
         await runner.setup()
         assert runner.server is not None
-        waiting.watch(runner.server)
+        self._waiting.watch(runner.server)
         # The listen backlog is as large as the kernel lets: a deploy sends all clients at once.
         site = web.SockSite(runner, self._socket, backlog=65535)
         try:
@@ -89,6 +96,26 @@ class HttpServer:
             raise _cannot_listen(error, self._host, self.port, self._setting) from error
         self._runner = runner
 
+    async def send_away(self, limit_s: float) -> None:
+        """Return once no client keeps a connection open, after `limit_s` seconds at the latest.
+
+        What answers meanwhile says that its connection ends (`PublicSite`); those that are between two
+        requests then are closed. Sockets that were handed over do not count.
+        """
+        server = self._runner.server if self._runner is not None else None
+        if server is None:
+            return
+        await self._until_left(server, limit_s)
+        self._waiting.close_kept()
+        # Who was not closed has sent a request, whose answer is on its way.
+        await self._until_left(server, min(limit_s, _LAST_S))
+
+    @staticmethod
+    async def _until_left(server: web.Server, limit_s: float) -> None:
+        deadline = time.monotonic() + limit_s
+        while server.connections and time.monotonic() < deadline:  # noqa: ASYNC110 - aiohttp tells by asking
+            await asyncio.sleep(_LOOK_S)
+
     async def stop(self) -> None:
         """Close the listener and what is open."""
         if self._runner is not None:
@@ -97,6 +124,11 @@ class HttpServer:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
+
+
+async def _name_server(_: web.Request, response: web.StreamResponse) -> None:
+    # What it is made of, and in which version, is for nobody outside to know.
+    response.headers["Server"] = "notifyd"
 
 
 def _cannot_listen(error: OSError, host: str, port: int, setting: str) -> ConfigError:
@@ -127,10 +159,10 @@ def admin_app(health: Health, metrics: Metrics) -> web.Application:
         waits = health.waits_for()
         return web.json_response({"ready": not waits, "waits_for": waits}, status=503 if waits else 200)
 
-    async def show_metrics(_: web.Request) -> web.Response:
-        return web.Response(
-            body=generate_latest(metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST}
-        )
+    async def show_metrics(request: web.Request) -> web.Response:
+        # Exemplars take the newer of the two formats, which Prometheus asks for.
+        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        return web.Response(body=encode(metrics.registry), headers={"Content-Type": content_type})
 
     app = web.Application()
     app.router.add_get("/healthz", healthz)
@@ -142,13 +174,17 @@ def admin_app(health: Health, metrics: Metrics) -> web.Application:
 class PublicSite:
     """The public application. A route answers 503 for as long as the role that serves it is not ready.
 
-    `waits_for` names what a role waits for. Routes are added to `app`; `claim` says whose they are, and
+    `lacks` names what a role waits for. Routes are added to `app`; `claim` says whose they are, and
     what nobody claims is always served: one role's trouble never closes what another one serves.
+
+    From the signal to stop on, requests are served for as long as the role can: a load balancer knows of it
+    later, and clients that keep a connection do not know at all. So every answer then ends its connection.
     """
 
-    def __init__(self, waits_for: Callable[[str], list[str]]) -> None:
-        self.app = web.Application(middlewares=[self._only_when_ready])
-        self._waits_for = waits_for
+    def __init__(self, lacks: Callable[[str], list[str]], is_stopping: Callable[[], bool]) -> None:
+        self.app = web.Application(middlewares=[self._end_when_stopping, self._only_when_ready])
+        self._lacks = lacks
+        self._is_stopping = is_stopping
         self._owners: dict[web.AbstractRoute, str] = {}
 
     def claim(self, role: str) -> None:
@@ -157,9 +193,16 @@ class PublicSite:
             self._owners.setdefault(route, role)
 
     @web.middleware
+    async def _end_when_stopping(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        response = await handler(request)
+        if self._is_stopping():
+            response.force_close()
+        return response
+
+    @web.middleware
     async def _only_when_ready(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         role = self._owners.get(request.match_info.route)
-        waits = self._waits_for(role) if role is not None else []
+        waits = self._lacks(role) if role is not None else []
         if waits:
             return try_later("not_ready", f"not ready: {', '.join(waits)}").response()
         try:

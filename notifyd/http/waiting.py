@@ -7,7 +7,9 @@ descriptors. Here the one that waits longest goes first, and an honest client wa
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import itertools
+import termios
 from typing import Final
 
 from aiohttp import web
@@ -22,12 +24,21 @@ _MOST: Final = 16_384
 _LEAST: Final = 16
 
 
+def _has_unread(transport: asyncio.Transport) -> bool:
+    """Whether bytes have arrived that the loop had no time to read: a request that must get its answer."""
+    taken = transport.get_extra_info("socket")
+    if taken is None or taken.fileno() < 0:
+        return False
+    return any(fcntl.ioctl(taken.fileno(), termios.FIONREAD, bytes(4)))
+
+
 class Waiting:
     """Watches the server that `watch` is given; `middleware` tells it that a request came."""
 
     def __init__(self, most: int = _MOST) -> None:
         self._most = most
-        self._handlers: dict[RequestHandler, None] = {}
+        #: Whether each has had an answer before.
+        self._handlers: dict[RequestHandler, bool] = {}
 
     def watch(self, server: web.Server) -> None:
         """Learn of the server's connections from now on."""
@@ -36,7 +47,8 @@ class Waiting:
         def on_made(handler: RequestHandler, transport: asyncio.Transport) -> None:
             made(handler, transport)
             taken = transport.get_extra_info("socket")
-            self._wait(handler, is_scarce=taken is not None and descriptors.is_scarce(taken.fileno()))
+            is_scarce = taken is not None and descriptors.is_scarce(taken.fileno())
+            self._wait(handler, is_kept=False, is_scarce=is_scarce)
 
         def on_lost(handler: RequestHandler, exc: BaseException | None = None) -> None:
             self._handlers.pop(handler, None)
@@ -54,10 +66,17 @@ class Waiting:
         finally:
             # It waits for the next request now, unless its socket is gone or somebody else's.
             if request.protocol.transport is not None:
-                self._wait(request.protocol, is_scarce=False)
+                self._wait(request.protocol, is_kept=True, is_scarce=False)
 
-    def _wait(self, handler: RequestHandler, *, is_scarce: bool) -> None:
-        self._handlers[handler] = None
+    def close_kept(self) -> None:
+        """Close those that were kept after an answer; who has just come, or asks again, is let in."""
+        for handler in [handler for handler, is_kept in self._handlers.items() if is_kept]:
+            if handler.transport is not None and not _has_unread(handler.transport):
+                del self._handlers[handler]
+                handler.transport.close()
+
+    def _wait(self, handler: RequestHandler, *, is_kept: bool, is_scarce: bool) -> None:
+        self._handlers[handler] = is_kept
         count = len(self._handlers)
         too_many = count - self._most
         if is_scarce and count > _LEAST:

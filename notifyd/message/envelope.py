@@ -33,6 +33,7 @@ class _Wire(msgspec.Struct, frozen=True, gc=False):
 
 _wire_decoder = msgspec.json.Decoder(_Wire)
 _encoder = msgspec.json.Encoder()
+_BACKSLASH = ord("\\")
 _fields_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
@@ -139,10 +140,14 @@ def public_envelope(message: Message, content_raw: bytes | None = None) -> bytes
 def public_of(raw: bytes, message_id: str, content_raw: bytes | None = None) -> bytes:
     """Encode as `public_envelope` does what is known to be an envelope, with its canonical id."""
     fields = _fields_decoder.decode(raw)
-    content = _fields_decoder.decode(fields["content"] if content_raw is None else content_raw)
-    content.pop("contacts", None)
+    content = bytes(fields["content"]) if content_raw is None else content_raw
+    parts: msgspec.Raw | dict[str, msgspec.Raw] = msgspec.Raw(content)
+    # Mostly there is none: without a backslash no name means `contacts` but one that reads so.
+    if _BACKSLASH in content or b'"contacts"' in content:
+        parts = _fields_decoder.decode(content)
+        parts.pop("contacts", None)
     fields.pop("toUserIds", None)
-    public = {**fields, "UUID": message_id, "content": content}
+    public = {**fields, "UUID": message_id, "content": parts}
     # Raw parts keep their white space; a line break outside of a string may be any other.
     return _encoder.encode(public).replace(b"\n", b" ").replace(b"\r", b" ")
 

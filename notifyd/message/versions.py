@@ -126,7 +126,8 @@ def is_known_major(major: int) -> bool:
     return any(version.major == major for version in _PUBLISHED)
 
 
-def choose_version(version: str, reads: Sequence[str]) -> str | None:
+@lru_cache(maxsize=1024)
+def choose_version(version: str, reads: tuple[str, ...]) -> str | None:
     """Choose what to cast content of `version` to for a client that reads `reads`.
 
     None: pass it on as it is. `"1"` reads every 1.x, `"1.1"` asks for exactly that. Of several
@@ -168,7 +169,7 @@ def cast(content_raw: bytes, reads: Sequence[str]) -> bytes:
     own = parse_version(version)
     if own is None:
         raise _malformed()
-    name = choose_version(f"{own[0]}.{own[1]}", reads)
+    name = choose_version(f"{own[0]}.{own[1]}", tuple(reads))
     if name is None:
         return content_raw
     target = parse_version(name) or own

@@ -22,6 +22,7 @@ from notifyd.producer.record import record_of
 from notifyd.settings import Settings, load_settings
 from notifyd.stream.producer import OutRecord, Producer, RecordPlace
 from notifyd.stream.topics import Topics
+from notifyd.tracing import current_traceparent
 
 
 class Parts(TypedDict, total=False):
@@ -177,7 +178,8 @@ class Notifier:
 
         Either a whole `envelope` (JSON as bytes or text, or a mapping), or its parts: `to`, `title`,
         `body`, `type`, ... as `Parts` lists them. `key` decides the
-        partition where order matters (default: the message's id). `traceparent` is passed on.
+        partition where order matters (default: the message's id). `traceparent` is passed on (default:
+        that of OpenTelemetry's current span, where the program uses it).
 
         Raises `InvalidEnvelope` (an `InvalidMessage`) with all faults, `TransientError` (not
         confirmed: it may still arrive; send it again with the same id), `PermanentError`.
@@ -247,7 +249,9 @@ class Notifier:
         key_bytes = key.encode() if isinstance(key, str) else key
         if key_bytes is None:
             key_bytes = message.id.encode()
-        record = record_of(message, self._topic, key=key_bytes, traceparent=traceparent)
+        record = record_of(
+            message, self._topic, key=key_bytes, traceparent=traceparent or current_traceparent()
+        )
         return Outgoing(message.id, value, key_bytes), record
 
     def _build(self, parts: Mapping[str, Any]) -> bytes:

@@ -45,7 +45,8 @@ class Posted:
     async def wait(self, limit_s: float) -> bool:
         """Wait until all is answered; False where that took too long or cannot be."""
         try:
-            await asyncio.wait_for(self._answered, limit_s)
+            async with asyncio.timeout(limit_s):
+                await self._answered
         except TimeoutError:
             return False
         finally:
@@ -124,7 +125,8 @@ class AckDoor:
         )
 
     def _check_open(self) -> None:
-        if self._hub.is_draining:
+        # Until the window of a drain is over: who has a stream here may have a connection here for its acks.
+        if not self._hub.takes_acks:
             raise try_later("going_away", "this process is going away")
         if self._hub.unconfirmed_acks > MAX_WAITING:
             raise try_later("overloaded", "too many acks wait for the broker", after_s=5)

@@ -39,6 +39,7 @@ class Admission:
     def __init__(self, limits: PushLimits, metrics: Metrics, *, max_strangers: int = _MAX_STRANGERS) -> None:
         self._limits = limits
         self._refused = metrics.refused
+        metrics.connections_max.set(limits.max_connections)
         self._max_strangers = max_strangers
         self._strangers: dict[Peer, None] = {}
         self._address_of: dict[Peer, str] = {}

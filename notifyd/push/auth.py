@@ -207,7 +207,8 @@ class TokenVerifier:
     async def _fetch_keys(self) -> None:
         try:
             assert self._url is not None
-            keys = parse_keys(await asyncio.wait_for(self._fetch(self._url), _FETCH_TIMEOUT_S))
+            async with asyncio.timeout(_FETCH_TIMEOUT_S):
+                keys = parse_keys(await self._fetch(self._url))
         except (OSError, TimeoutError, aiohttp.ClientError, ValueError) as error:
             _log.warning("token_keys_unavailable", url=self._url, error=str(error) or type(error).__name__)
         else:

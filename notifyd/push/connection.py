@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, cast
 
 from notifyd.push import websocket
@@ -239,10 +239,10 @@ class Connection(asyncio.Protocol):
             self._write_line()
         elif isinstance(line, Frame):
             self._line = None
-            self._hub.writes.add(self._fd, line.wire, self, line)
+            self._hub.writes.add((self._fd, line.wire, self, line))
         elif self._line_bytes < JOIN_BYTES:
             self._line = None
-            self._hub.writes.add(self._fd, self._hub.writes.join(line), self, line)
+            self._hub.writes.add((self._fd, self._hub.writes.join(line), self, line))
         else:
             self._write_line()
 
@@ -397,9 +397,12 @@ class Connection(asyncio.Protocol):
                 group.append(pending[done])
                 done += 1
             self._line_bytes -= size
-            self.write(join(group))
+            self.write(self._wire_of(group))
             tell(group, (self.user,))
         self._line = pending[done:] or None
+
+    def _wire_of(self, frames: Sequence[Frame]) -> bytes:
+        return join(frames)
 
     def _end(self, code: int, wire: bytes) -> None:
         self.state = State.CLOSING

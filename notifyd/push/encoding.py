@@ -9,6 +9,7 @@ from typing import Final
 from notifyd.errors import InvalidMessage
 from notifyd.message.envelope import Message, public_envelope
 from notifyd.message.versions import cast as cast_content
+from notifyd.message.versions import choose_version
 from notifyd.metrics import Metrics
 from notifyd.push.peer import Frame, Note
 from notifyd.push.protocol import encode_message
@@ -57,7 +58,10 @@ class Encoder:
     ) -> Frame | None:
         """Encode a `msg`; None where its content cannot be cast."""
         try:
-            public = public_envelope(message, cast_content(message.content_raw, reads))
+            # Mostly the client reads what the producer wrote, which needs no look into it for that.
+            is_as_read = choose_version(message.content.version, reads) is None
+            content = None if is_as_read else cast_content(message.content_raw, reads)
+            public = public_envelope(message, content)
         except InvalidMessage as error:
             self._metrics.invalid.labels(role="ws", reason=error.reason).inc()
             return None

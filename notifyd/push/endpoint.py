@@ -14,6 +14,7 @@ from notifyd.push.addresses import Proxies
 from notifyd.push.admission import origin_of
 from notifyd.push.auth import Identity, KeysUnavailable, PermissionDenied, TokenVerifier
 from notifyd.push.connection import Connection
+from notifyd.push.deflate import DeflatingConnection, accept_extension, choose_window_bits
 from notifyd.push.handover import HandedOver, check_handshake, hand_over
 from notifyd.push.hub import Hub
 from notifyd.push.protocol import CloseCode, Hello
@@ -36,6 +37,7 @@ class Door:
         self._origins = OriginList(settings.ws_origins)
         self._proxies = proxies
         self._dead_after_s = _DEAD_AFTER_BEATS * settings.ws_heartbeat_s
+        self._deflates = settings.ws_deflate
         self._verifying: set[asyncio.Task[None]] = set()
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
@@ -48,10 +50,17 @@ class Door:
             response = refusal.response()
             response.force_close()
             return response
-        connection = Connection(self._hub, partial(self._greet, bearer_of(request)))
+        greet = partial(self._greet, bearer_of(request))
+        offered = ",".join(request.headers.getall("Sec-WebSocket-Extensions", ())) if self._deflates else ""
+        connection, extension = Connection(self._hub, greet), ""
+        if bits := choose_window_bits(offered):
+            connection, extension = DeflatingConnection(self._hub, greet), accept_extension(offered, bits)
+            connection.pack(bits)
         self._hub.accept(connection, origin)
         try:
-            answer = hand_over(request, accept, connection, dead_after_s=self._dead_after_s)
+            answer = hand_over(
+                request, accept, connection, extension=extension, dead_after_s=self._dead_after_s
+            )
         except ConnectionResetError:
             connection.connection_lost(None)
             return HandedOver()

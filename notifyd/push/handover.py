@@ -64,16 +64,25 @@ def check_handshake(request: web.BaseRequest) -> str:
 
 
 def hand_over(
-    request: web.BaseRequest, accept: str, connection: Connection, *, dead_after_s: float
+    request: web.BaseRequest,
+    accept: str,
+    connection: Connection,
+    *,
+    extension: str = "",
+    dead_after_s: float,
 ) -> HandedOver:
-    """Write the handshake and give the socket to `connection`, as `give_socket` does."""
+    """Write the handshake and give the socket to `connection`, as `give_socket` does.
+
+    `extension`: the value of the response's `Sec-WebSocket-Extensions`.
+    """
     offered = ",".join(request.headers.getall("Sec-WebSocket-Protocol", ()))
     is_offered = SUBPROTOCOL in (part.strip() for part in offered.split(","))
     head = (
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        b"Sec-WebSocket-Accept: %b\r\n%b\r\n"
+        b"Sec-WebSocket-Accept: %b\r\n%b%b\r\n"
         % (
             accept.encode(),
+            b"Sec-WebSocket-Extensions: %b\r\n" % extension.encode() if extension else b"",
             b"Sec-WebSocket-Protocol: %b\r\n" % SUBPROTOCOL.encode() if is_offered else b"",
         )
     )

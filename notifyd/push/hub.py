@@ -27,7 +27,7 @@ from notifyd.push.encoding import Encoder, Frames
 from notifyd.push.leaving import Leaving
 from notifyd.push.limits import PushLimits
 from notifyd.push.members import Members
-from notifyd.push.outbox import Outbox
+from notifyd.push.outbox import Exemplar, Outbox
 from notifyd.push.past import Past
 from notifyd.push.peer import Acker, Frame, Peer, State
 from notifyd.push.protocol import CloseCode, Hello, Mark, Missing, encode_drain, encode_pos, encode_welcome
@@ -68,6 +68,7 @@ class Hub:
         log_end: Callable[[int], int] = lambda partition: 0,
         past: Past | None = None,
         signals: SignalSink | None = None,
+        exemplar: Exemplar | None = None,
         now: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -76,6 +77,7 @@ class Hub:
         self.monotonic = monotonic
         self.incarnation = incarnation
         self.is_draining = False
+        self.takes_acks = True
         self._heartbeat_s = settings.ws_heartbeat_s
         self._metrics = metrics
         self._members = Members(metrics)
@@ -103,7 +105,9 @@ class Hub:
             welcome=self._welcome_back,
             past=past,
         )
-        self._outbox = Outbox(events, metrics, pod=pod, now=now, silent=self._members.silent)
+        self._outbox = Outbox(
+            events, metrics, pod=pod, now=now, silent=self._members.silent, exemplar=exemplar
+        )
         #: What is written at the end of a slice of connections, and how one is put in line for that: taken
         #: per delivery, so without a call in between.
         self.writes: Final = self._outbox.writes
@@ -180,7 +184,7 @@ class Hub:
             self._moved()
         else:
             self.advance(partition, offset + 1)
-        targets = self._members.of_all(message.recipients)
+        targets, users = self._members.of_all(message.recipients)
         if not targets or not self._encoder.is_due(message):
             return 0
         if not self._receipts.remember(message, (partition, offset)):
@@ -188,7 +192,7 @@ class Hub:
             return 0
         # An older place than we have been at (the reader went back) has no `at`: `at` only rises.
         place = encode_place(partition, offset) if is_newer else None
-        note = self._outbox.note(message)
+        note = self._outbox.note(message, is_one_each=len(targets) == users)
         frames = Frames(self._encoder, message, place, note)
         unacked = Unanswered(message, now_s)
         count = 0
@@ -282,6 +286,7 @@ class Hub:
         self.is_draining = True
         leaving = Leaving(self._members, monotonic=self.monotonic)
         await leaving.send_away(window_s)
+        self.takes_acks = False
         await self._receipts.stop(max(_ACKS_S, leaving.left_s))
         await leaving.close_all()
         self._sweep.stop()

@@ -68,4 +68,5 @@ class Leaving:
 
     async def _until_empty(self, limit_s: float) -> None:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._members.until_empty(), limit_s)
+            async with asyncio.timeout(limit_s):
+                await self._members.until_empty()

@@ -32,9 +32,10 @@ class Members:
         """Return the open peers of a user. The list is never changed once returned but by a `join`."""
         return self._users.get(user, _NOBODY)
 
-    def of_all(self, users: Sequence[str]) -> list[Peer]:
-        """Return the open peers of all these users."""
-        return list(chain.from_iterable(filter(None, map(self._users.get, users))))
+    def of_all(self, users: Sequence[str]) -> tuple[list[Peer], int]:
+        """Return the open peers of all these users, and how many of the users have any."""
+        here = list(filter(None, map(self._users.get, users)))
+        return list(chain.from_iterable(here)), len(here)
 
     def accept(self, peer: Peer) -> None:
         """Take a socket that has yet to say who it is."""

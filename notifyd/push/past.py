@@ -162,17 +162,18 @@ class PastReader:
 
     def _take(self, connection: Peer, resume: Resume, page: PastPage) -> None:
         """Send a page, or find that it is not complete."""
-        nowhere = (1 << 62, 0)
-        marks = {partition: page.marks.get(partition, nowhere) for partition in resume.todo}
-        is_known = all(partition in page.marks for partition in resume.todo)
-        is_before = any(marks[p][0] > start for p, (start, _) in resume.todo.items() if p in page.marks)
-        if page.is_lost or is_before or resume.past_count > self._max_replayed:
+        if page.is_lost:
             self._done(connection, resume, "inbox")
             return
-        if not is_known or any(marks[p][1] < end for p, (_, end) in resume.todo.items()):
+        marks = page.marks
+        if any(p not in marks or marks[p][1] < end for p, (_, end) in resume.todo.items()):
             # It is in Kafka and not stored yet: to read an inbox would not help either.
             resume.waits = min(resume.waits + 1, 5)
             self._wait(connection, min(_BACKOFF_CAP_S, 2.0**resume.waits))
+            return
+        is_before = any(marks[p][0] > start for p, (start, _) in resume.todo.items())
+        if is_before or resume.past_count > self._max_replayed:
+            self._done(connection, resume, "inbox")
             return
         for one in page.messages:
             if connection.unsent > self._unsent_bytes:

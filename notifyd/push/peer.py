@@ -38,8 +38,8 @@ class State(Enum):
 class Note(Protocol):
     """What wants to know that a frame was written."""
 
-    def on_written(self, users: Sequence[str], frames: int) -> None:
-        """These have it, each on one socket more at least; on so many together."""
+    def on_written(self, users: Sequence[str]) -> None:
+        """It leaves for one more socket of each of these, who may repeat."""
 
 
 class Frame:
@@ -64,11 +64,10 @@ def join(frames: Sequence[Frame]) -> bytes:
 
 
 def tell(frames: Sequence[Frame], users: Sequence[str]) -> None:
-    """Tell who wants to know that these were written to a socket of each of `users`, who may repeat."""
-    each = list(dict.fromkeys(users))
+    """Tell who wants to know that these leave for a socket of each of `users`, who may repeat."""
     for frame in frames:
         if frame.note is not None:
-            frame.note.on_written(each, len(users))
+            frame.note.on_written(users)
 
 
 def reset_on_close(transport: asyncio.BaseTransport) -> None:

@@ -183,10 +183,10 @@ class Replays:
     def _finish(self, connection: Peer, resume: Resume) -> None:
         """Welcome one that has caught up with the window."""
         missing: Missing | None = None
-        if resume.holes and self._past is not None:
-            missing, resume.todo = "later", dict(resume.holes)
-        elif resume.holes or resume.is_lost:
+        if resume.is_lost or (resume.holes and self._past is None):
             missing, resume.holes = "inbox", {}
+        elif resume.holes:
+            missing, resume.todo = "later", dict(resume.holes)
         resume.is_welcomed = True
         self._welcome(connection, missing)
         resume.replayed = 0

@@ -103,12 +103,18 @@ class Resume:
         return True
 
     def at_of(self, partition: int, offset: int) -> str | Skip | None:
-        """Return the `at` of a message for this client: none in a hole's partition, `SKIP` if it has it."""
+        """Return the `at` of a message for this client, `SKIP` if it has it.
+
+        None in a hole's partition, and before the `welcome` that sends a client to its inbox: a place
+        named earlier would be kept by a client that never gets to read there.
+        """
         hole = self.holes.get(partition)
         if hole is not None:
             return SKIP if offset < hole[1] else None
         if offset < self.place.get(partition, 0):
             return SKIP
+        if self.is_lost and not self.is_welcomed:
+            return None
         return encode_place(partition, offset)
 
     def passed(self, partition: int, offset: int) -> None:
@@ -119,7 +125,7 @@ class Resume:
     def vector(self, ends: Mapping[int, int]) -> dict[int, int]:
         """Return the place that a cursor for this client may claim, given how far this process is."""
         if not self.is_welcomed:
-            return self.place
+            return {} if self.is_lost else self.place
         vector = {**ends, **{p: max(offset, ends.get(p, 0)) for p, offset in self.ahead.items()}}
         vector.update((partition, self.place.get(partition, 0)) for partition in self.holes)
         return vector

@@ -192,7 +192,7 @@ class EventStream(asyncio.Protocol):
             return
         self._pending, self._unflushed = [], 0
         wire = encode_event(pending[0]) if len(pending) == 1 else b"".join(map(encode_event, pending))
-        self._hub.writes.add(self._fd, wire, self, pending[0] if len(pending) == 1 else pending)
+        self._hub.writes.add((self._fd, wire, self, pending[0] if len(pending) == 1 else pending))
 
     def write(self, wire: bytes) -> None:
         """Write by way of the transport, which keeps what the kernel does not take."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from notifyd.message.envelope import Message
 from notifyd.push.peer import Peer, State
@@ -23,8 +24,7 @@ LOOK_S: Final = 5.0
 _SLICE: Final = 256
 
 
-@dataclass(frozen=True, slots=True)
-class Unanswered:
+class Unanswered(msgspec.Struct, frozen=True, gc=False):
     """A message sent at `sent_at` (monotonic), and `tries` times again; connections share it."""
 
     message: Message

@@ -6,6 +6,7 @@ import base64
 import binascii
 import codecs
 import hashlib
+import struct
 from collections.abc import Iterator
 from typing import Final
 
@@ -29,6 +30,8 @@ TOO_BIG: Final = 1009
 _KNOWN: Final = frozenset((CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG))
 _ACCEPT_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _EMPTY: Final = b""
+_HEAD_16: Final = struct.Struct("!BBH").pack
+_HEAD_64: Final = struct.Struct("!BBQ").pack
 _UTF8: Final = codecs.getincrementaldecoder("utf-8")
 
 
@@ -47,10 +50,12 @@ class FrameReader:
     After a `ProtocolViolation` the reader must not be used again.
     """
 
-    __slots__ = ("_buffer", "_max_bytes", "_partial", "_utf8", "frames", "max_frames")
+    __slots__ = ("_buffer", "_max_bytes", "_partial", "_reserved", "_utf8", "frames", "max_frames")
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, max_bytes: int, *, extension_bits: int = 0) -> None:
         self._max_bytes = max_bytes
+        #: Bits of a frame's first byte that must be 0: those that no extension gave a meaning.
+        self._reserved = 0x70 & ~extension_bits
         self._buffer: bytes = _EMPTY
         self._partial: bytearray | None = None
         #: Checks the fragments of a text; None: they are binary.
@@ -91,7 +96,7 @@ class FrameReader:
 
     def _head(self, data: bytes, at: int, end: int) -> tuple[int, int] | None:
         """Return where the payload starts and its size; None when the header is not whole yet."""
-        _check_head(data[at], data[at + 1])
+        _check_head(data[at], data[at + 1], self._reserved)
         is_control = data[at] & 0x08
         size = data[at + 1] & 0x7F
         start = at + 2
@@ -144,9 +149,9 @@ class FrameReader:
                 raise ProtocolViolation("a text is no UTF-8 (8.1)", INVALID_TEXT) from None
 
 
-def _check_head(first: int, second: int) -> None:
+def _check_head(first: int, second: int, reserved: int) -> None:
     opcode = first & 0x0F
-    if first & 0x70:
+    if first & reserved:
         raise ProtocolViolation("reserved bits are set (5.2)")
     if opcode not in _KNOWN:
         raise ProtocolViolation(f"opcode {opcode} is reserved (5.2)")
@@ -165,8 +170,8 @@ def encode_frame(payload: bytes, opcode: int = TEXT) -> bytes:
     if size < 126:
         return bytes((0x80 | opcode, size)) + payload
     if size < 65536:
-        return bytes((0x80 | opcode, 126)) + size.to_bytes(2, "big") + payload
-    return bytes((0x80 | opcode, 127)) + size.to_bytes(8, "big") + payload
+        return _HEAD_16(0x80 | opcode, 126, size) + payload
+    return _HEAD_64(0x80 | opcode, 127, size) + payload
 
 
 def encode_close(code: int, reason: str = "") -> bytes:

@@ -1,14 +1,16 @@
 """Writes: what is due leaves for many sockets in one pass, straight to the kernel.
 
 At 10,000 connections the write itself costs 4 us, most of it the kernel's. The code around it runs
-on caches that the kernel has just emptied, so it is kept apart: what is due is gathered first, then
-written by a loop that is in C (a loop in Python: +0.3 us, `transport.write` in it: +0.8 us), then told.
+on caches that the kernel has just emptied, so it is kept apart: what is due is gathered and told first,
+then written by a loop that is in C (a loop in Python: +0.3 us, `transport.write` in it: +0.8 us).
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import Final, Protocol
 
 from notifyd.push.peer import Frame, join, tell
@@ -24,6 +26,7 @@ class Writer(Protocol):
 
 
 _Due = tuple[int, bytes, Writer, Frame | list[Frame]]
+_line_of = itemgetter(3)
 
 
 class Writes:
@@ -34,12 +37,11 @@ class Writes:
     def __init__(self, write: Callable[[int, bytes], int] = os.write) -> None:
         self._write: Final = write
         self._due: list[_Due] = []
+        #: Takes `(fd, wire, peer, line)`: to have `wire`, made of `line`, written to the socket `fd` of a
+        #: peer. Called per delivery, so without a frame of Python in between.
+        self.add: Final = self._due.append
         self._joined: list[Frame] = []
         self._joined_wire = b""
-
-    def add(self, fd: int, wire: bytes, peer: Writer, line: Frame | list[Frame]) -> None:
-        """Have `wire`, made of `line`, written to the socket `fd` of a peer."""
-        self._due.append((fd, wire, peer, line))
 
     def join(self, line: list[Frame]) -> bytes:
         """Return several frames as one; those who get the same share it."""
@@ -48,18 +50,23 @@ class Writes:
         return self._joined_wire
 
     def write_all(self) -> None:
-        """Write what was added, and tell who wants to know."""
+        """Write what was added, and tell who wants to know.
+
+        Told before, while the peers are at hand: what the kernel does not take, their transports do.
+        """
         if not self._due:
             return
-        fds, wires, peers, lines = zip(*self._due, strict=True)
+        due = self._due.copy()
         self._due.clear()
+        for line, same in groupby(due, _line_of):
+            tell([line] if isinstance(line, Frame) else line, [peer.user for _, _, peer, _ in same])
+        fds, wires, peers, _ = zip(*due, strict=True)
         done = self._write_to(fds, wires)
         if done != list(map(len, wires)):
             for peer, wire, count in zip(peers, wires, done, strict=True):
                 if count < len(wire):
                     # What is wrong with the socket, the transport finds out too.
                     peer.write(wire[count:])
-        self._tell(peers, lines)
         self._joined, self._joined_wire = [], b""
 
     def _write_to(self, fds: Sequence[int], wires: Sequence[bytes]) -> list[int]:
@@ -71,17 +78,3 @@ class Writes:
             except OSError:
                 done.append(0)
         return done
-
-    def _tell(self, peers: Sequence[Writer], lines: Sequence[Frame | list[Frame]]) -> None:
-        users: list[str] = []
-        before: Frame | list[Frame] = []
-        for peer, line in zip(peers, lines, strict=True):
-            if line is not before and line != before:
-                self._tell_of(before, users)
-                before, users = line, []
-            users.append(peer.user)
-        self._tell_of(before, users)
-
-    def _tell_of(self, line: Frame | list[Frame], users: list[str]) -> None:
-        if users:
-            tell([line] if isinstance(line, Frame) else line, users)

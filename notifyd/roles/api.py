@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from notifyd.errors import NotifydError, TransientError
+from notifyd.http.contacts import ContactRoutes
 from notifyd.http.inbox import InboxRoutes
 from notifyd.http.lookup import LookupRoutes
 from notifyd.http.messages import PATH, MessagesRoute
@@ -24,12 +25,14 @@ _ASK_AGAIN_S = 0.5
 _ANSWER_WITHIN_S = 3.0
 #: ... and how many answers in a row must be missing: one may be an election.
 _MISSED_ANSWERS = 2
+#: Of the drain: how long clients that keep a connection have for one more request, whose answer ends it.
+_KEPT_SHARE = 0.4
 
 _log = get_logger()
 
 
 class ApiRole:
-    """Serves `/v1/messages` and `/v1/inbox`; ready while Kafka can be reached, whatever the database does."""
+    """Serves messages, inboxes and contacts; ready while Kafka can be reached, whatever the database does."""
 
     name = "api"
 
@@ -44,6 +47,7 @@ class ApiRole:
             context.metrics,
             topic=context.topics.messages,
             limits=context.limits,
+            tracing=context.tracing,
         )
         self._missed = _MISSED_ANSWERS
         self._watch: asyncio.Task[None] | None = None
@@ -53,6 +57,8 @@ class ApiRole:
         browsers = Browsers(OriginList(settings.ws_origins))
         browsers.add(context.public, "POST", PATH, self._messages.handle)
         LookupRoutes(self._reads).add(context.public, browsers)
+        contacts = ContactRoutes(self._reads, context.producer, settings, topic=context.topics.contacts)
+        contacts.add(context.public, browsers)
         InboxRoutes(self._reads, self._signals, settings).add(context.public, browsers)
 
     @staticmethod
@@ -70,8 +76,10 @@ class ApiRole:
         self._watch = asyncio.create_task(self._watch_broker(), name="watch the broker")
 
     async def stop(self) -> None:
-        """Answer what was asked before the signal."""
-        await self._messages.room.wait_empty(self._context.settings.drain_s)
+        """Answer what is asked until clients have let go of their connections, and all that is under way."""
+        drain_s = self._context.settings.drain_s
+        await self._context.send_away(drain_s * _KEPT_SHARE)
+        await self._messages.room.wait_empty(drain_s * (1 - _KEPT_SHARE))
         if self._watch is not None:
             self._watch.cancel()
             await asyncio.wait({self._watch})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,11 +18,20 @@ from notifyd.stream.events import EventWriter
 from notifyd.stream.producer import Producer
 from notifyd.stream.signals import SignalWriter
 from notifyd.stream.topics import Topics
+from notifyd.tracing import Tracing
+
+
+async def nobody_to_send_away(limit_s: float) -> None:
+    """Do nothing: no public port is served, so nobody keeps a connection to it."""
 
 
 @dataclass(frozen=True, slots=True)
 class RoleContext:
-    """Shared by the roles of one process. `fail` ends the process with the error given to it."""
+    """Shared by the roles of one process.
+
+    `fail` ends the process with the error given to it; `send_away` gives clients so many seconds to let go of
+    their HTTP connections, and closes those that are idle then.
+    """
 
     settings: Settings
     metrics: Metrics
@@ -32,6 +41,9 @@ class RoleContext:
     limits: Limits
     public: web.Application
     fail: Callable[[Exception], None]
+    send_away: Callable[[float], Awaitable[None]] = nobody_to_send_away
+    #: None where tracing is off.
+    tracing: Tracing | None = None
 
     def events(self, role: str) -> EventWriter:
         """Return a writer of events in the name of `role`."""

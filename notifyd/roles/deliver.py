@@ -7,30 +7,35 @@ event, and a retry record or a dead letter where there is one.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import defaultdict
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from notifyd.channels.port import Channel, Delivery
 from notifyd.channels.registry import build_channels
 from notifyd.delivery.breaker import INPUT_REASONS, Breaker, BreakerPolicy
-from notifyd.delivery.contact import NO_CONTACT, contact_for, is_muted
+from notifyd.delivery.contact import NO_CONTACT, Contact, contact_for, is_muted, merge, read_contact, without
 from notifyd.delivery.event import Event
 from notifyd.delivery.outcome import Dead, Done, Outcome, Retry, Skip
 from notifyd.delivery.retry import RUNGS, RetryAt, RetryPolicy, decide, rung_for
-from notifyd.errors import InvalidMessage
+from notifyd.errors import ConfigError, InvalidMessage, NotifydError, TransientError
 from notifyd.log import get_logger
 from notifyd.metrics import Metrics
-from notifyd.roles.conflicts import RecentIds
+from notifyd.roles.allowance import Turns
+from notifyd.roles.conflicts import RecentIds, Told
 from notifyd.roles.context import RoleContext
 from notifyd.roles.jobs import Job, RetryJobs, read_message_job, read_resend_job
+from notifyd.roles.reach import Reach
 from notifyd.roles.streaming import StreamingRole, group_of
 from notifyd.settings import Settings
 from notifyd.stream.batch import Batch, Record
+from notifyd.stream.contacts import Contacts
 from notifyd.stream.engine import EngineOptions
+from notifyd.stream.records import OutRecord
 from notifyd.stream.retry import RetryOrder, retry_record
+from notifyd.stream.tick import Tick
 from notifyd.stream.work import Rest, work_on_records
 
 _log = get_logger()
@@ -42,6 +47,10 @@ _EARLY_MS: Final = 250
 _UNCOUNTED_MS: Final = 6 * 3600 * 1000
 
 
+#: A wait for a channel's turn lasts this long at most; then the delivery comes back by a retry topic.
+_TURN_S: Final = 1.0
+
+
 @dataclass(frozen=True, slots=True)
 class _Result:
     """What became of one delivery."""
@@ -50,6 +59,8 @@ class _Result:
     outcome: Outcome | RetryAt
     cause: str = ""
     detail: str = ""
+    #: What is to be told of the recipient's contact.
+    mark: OutRecord | None = None
 
 
 class DeliverRole(StreamingRole):
@@ -78,6 +89,9 @@ class DeliverRole(StreamingRole):
                 share=settings.pause_share, min_dead=settings.pause_min_dead, pause_s=settings.pause_s
             )
         )
+        self._contacts = Contacts(settings, context.metrics, context.incarnation, context.fail)
+        self._turns = {name: Turns(per_s, _TURN_S) for name, per_s in settings.channel_rates.items()}
+        self._tick = Tick(settings.events_linger_s)
         self._slots = asyncio.Semaphore(settings.deliver_concurrency)
         self._retry_topics = frozenset(retry_topics)
         self._retries = RetryJobs(context.limits)
@@ -89,12 +103,21 @@ class DeliverRole(StreamingRole):
 
     @staticmethod
     def check(settings: Settings, metrics: Metrics) -> None:
-        """It needs channels that can work."""
-        build_channels(settings, metrics)
+        """It needs channels that can work, and limits of channels that there are."""
+        unknown = sorted(settings.channel_rates.keys() - build_channels(settings, metrics).keys())
+        if unknown:
+            raise ConfigError(
+                f"NOTIFYD_DELIVER_RATES limits {unknown[0]!r}, and there is no such channel",
+                reason="bad_setting",
+                remedy="limit a channel that is set up, e.g. webhook=200",
+            )
 
     async def start(self) -> None:
         """Make the channels ready, then read."""
         await self._events.start()
+        await self._contacts.start()
+        # Whoever is not known yet would be taken for one without an address.
+        await self._contacts.wait()
         for channel in self._channels.values():
             await channel.start()
         await super().start()
@@ -104,7 +127,13 @@ class DeliverRole(StreamingRole):
         await super().stop()
         for channel in self._channels.values():
             await channel.stop()
+        await self._contacts.stop()
         await self.context.flush(self._events)
+
+    @property
+    def waits_for(self) -> list[str]:
+        """Ready takes a complete copy of the contacts, beside the group."""
+        return super().waits_for + ([] if self._contacts.is_current else ["contacts"])
 
     # One record
 
@@ -122,19 +151,33 @@ class DeliverRole(StreamingRole):
         except InvalidMessage as error:
             await self._on_invalid(record, error, is_ours=is_retry or is_resend)
             return None
-        if not is_retry and not is_resend and self._recent.is_taken(record, job.message):
-            # `persist` sets it aside; its webhook would speak in the first message's name.
-            self.context.metrics.invalid.labels(self.name, "id_conflict").inc()
+        if not is_retry and not is_resend and not self._is_fresh(job):
             return None
         if job.order is not None and await self._sent_on(job, job.order):
             self._retries.put_back(job)
             return None
         try:
-            results = await self._deliver_all(job)
+            if (tracing := self.context.tracing) is None:
+                results = await self._deliver_all(job)
+            else:
+                with tracing.process(record, job.message.id, self.app.options.group):
+                    results = await self._deliver_all(job)
         except Exception:
             self._retries.put_back(job)
             raise
         return self._conclude(job, results) if results else None
+
+    def _is_fresh(self, job: Job) -> bool:
+        """Whether a record of the input topic is to be delivered."""
+        told = self._recent.tell(job.record, job.message, begins=bool(job.pairs))
+        if told is Told.CONFLICT:
+            # `persist` sets it aside; its webhook would speak in the first message's name.
+            self.context.metrics.invalid.labels(self.name, "id_conflict").inc()
+        elif told is Told.DOUBLE:
+            for _, name in job.pairs:
+                known = name if name in self._channels else "unknown"
+                self.context.metrics.deliveries.labels(known, "skip", "double").inc()
+        return told is Told.FRESH
 
     async def _conclude(self, job: Job, results: list[_Result]) -> None:
         await self._settle(job, results)
@@ -142,6 +185,8 @@ class DeliverRole(StreamingRole):
 
     async def _deliver_all(self, job: Job) -> list[_Result]:
         """Try every delivery of a job; all have ended when it returns or raises."""
+        if len(job.pairs) == 1:  # as most have: a task of its own would be a tenth of the cost
+            return [await self._deliver(job, *job.pairs[0])]
         deliveries = (self._deliver(job, user, channel) for user, channel in job.pairs)
         results: list[_Result] = []
         for result in await asyncio.gather(*deliveries, return_exceptions=True):
@@ -168,17 +213,30 @@ class DeliverRole(StreamingRole):
     # One delivery
 
     async def _deliver(self, job: Job, user: str, name: str) -> _Result:
+        if (tracing := self.context.tracing) is None:
+            return await self._try(job, user, name)
+        with tracing.attempt(name, job.message.id, job.attempt) as span:
+            result = await self._try(job, user, name, tracing.exemplar_here())
+            is_retry = isinstance(result.outcome, RetryAt)
+            span.set_attribute(
+                "notifyd.outcome", "retry" if is_retry else type(result.outcome).__name__.lower()
+            )
+            if result.cause:
+                span.set_attribute("notifyd.reason", result.cause)
+            return result
+
+    async def _try(self, job: Job, user: str, name: str, exemplar: dict[str, str] | None = None) -> _Result:
         delivery = Delivery(job.message, user, name, job.run, job.attempt)
         started = time.monotonic()
         paused_s = self._breaker.paused_for_s(job.message.sender, name, started)
-        outcome: Outcome = (
-            Retry("sender_paused", after_s=paused_s, counts=False)
-            if paused_s
-            else await self._attempt(delivery)
-        )
+        outcome: Outcome
+        if paused_s:
+            outcome, mark = Retry("sender_paused", after_s=paused_s, counts=False), None
+        else:
+            outcome, mark = await self._attempt(delivery)
         metrics = self.context.metrics
         metrics.delivery_seconds.labels(name if name in self._channels else "unknown").observe(
-            time.monotonic() - started
+            time.monotonic() - started, exemplar
         )
         reason = "" if isinstance(outcome, Done) else outcome.reason
         metrics.deliveries.labels(
@@ -190,9 +248,9 @@ class DeliverRole(StreamingRole):
             decision = decide(self._policy, outcome, job.attempt)
             if not paused_s:
                 self._judge(delivery, decision)
-            return _Result(delivery, decision, outcome.reason, outcome.detail)
+            return _Result(delivery, decision, outcome.reason, outcome.detail, mark)
         self._judge(delivery, outcome)
-        return _Result(delivery, outcome, reason, getattr(outcome, "detail", ""))
+        return _Result(delivery, outcome, reason, getattr(outcome, "detail", ""), mark)
 
     def _judge(self, delivery: Delivery, outcome: Outcome | RetryAt) -> None:
         """Pause a sender on a channel rather than pour its messages into the dead-letter queue."""
@@ -210,26 +268,34 @@ class DeliverRole(StreamingRole):
                 reason=outcome.reason if isinstance(outcome, Dead) else "",
             )
 
-    async def _attempt(self, delivery: Delivery) -> Outcome:
+    async def _attempt(self, delivery: Delivery) -> tuple[Outcome, OutRecord | None]:
+        """Try once; return beside the outcome what is to be told of the contact, if anything is."""
         message, content = delivery.message, delivery.message.content
         channel = self._channels.get(delivery.channel)
         if channel is None:
             known = ", ".join(sorted(self._channels))
-            return Dead(
-                "unknown_channel", f"there is no channel {delivery.channel[:40]!r}, only {known} and ws"
-            )
+            error = f"there is no channel {delivery.channel[:40]!r}, only {known} and ws"
+            return Dead("unknown_channel", error), None
         now_ms = int(time.time() * 1000)
         expires_at_ms = content.expires_at_ms(message.timestamp_ms)
         if expires_at_ms is not None and now_ms >= expires_at_ms:
-            return Skip("expired")
-        try:
-            contact = contact_for(content.contacts, delivery.user) or NO_CONTACT
-        except InvalidMessage as error:
-            return Dead(error.reason, error.message)
+            return Skip("expired"), None
+        found = self._contact(delivery)
+        if not isinstance(found, Reach):
+            return found, None
+        contact = found.contact
         if is_muted(
             contact, type=content.type, channel=delivery.channel, at_ms=now_ms, critical=content.critical
         ):
-            return Skip("muted")
+            return Skip("muted"), None
+        outcome = await self._send(channel, delivery, contact)
+        gone = () if isinstance(outcome, Skip) else outcome.gone
+        return outcome, found.mark(self.context.topics.contacts, delivery, gone) if gone else None
+
+    async def _send(self, channel: Channel, delivery: Delivery, contact: Contact) -> Outcome:
+        turns = self._turns.get(delivery.channel)
+        if turns is not None and not await turns.take():
+            return Retry("rate_limited", detail="the channel has all its calls of this second", counts=False)
         async with self._slots:
             try:
                 return await channel.send(delivery, contact)
@@ -237,16 +303,32 @@ class DeliverRole(StreamingRole):
                 _log.error(
                     "channel_failed",
                     channel=delivery.channel,
-                    message_id=message.id,
+                    message_id=delivery.message.id,
                     user_id=delivery.user,
                     exc_info=error,
                 )
                 self.context.metrics.handler_failures.labels(self.name, delivery.channel).inc()
                 return Retry("channel_error", detail=type(error).__name__)
 
+    def _contact(self, delivery: Delivery) -> Reach | Dead | Retry:
+        """Find how to reach the recipient, or why that cannot be told."""
+        user = delivery.user
+        try:
+            told = contact_for(delivery.message.content.contacts, user)
+            known = self._contacts.get(user)
+            if known is None:
+                return Reach(told or NO_CONTACT)
+            kept = read_contact(known.value, user, where=f"the contact of {user}", reason="bad_contact")
+        except TransientError as error:
+            return Retry(error.reason, detail=error.message, counts=False)
+        except InvalidMessage as error:
+            return Dead(error.reason, error.message)
+        kept = without(kept, known.gone)
+        return Reach(kept if told is None else merge(kept, told), kept, known)
+
     # Outcomes
 
-    async def _settle(self, job: Job, results: Iterable[_Result]) -> None:
+    async def _settle(self, job: Job, results: list[_Result]) -> None:
         """Make all outcomes durable: retries and dead letters first, then the events that tell of them."""
         events: list[Event] = []
         waiting: dict[tuple[str, RetryAt], list[str]] = defaultdict(list)
@@ -280,10 +362,25 @@ class DeliverRole(StreamingRole):
         ]
         records += [self._dead_letter(job, result) for result in dead]
         if records:
+            # One by one, each would be a request of its own, which costs as much as all the rest of it.
+            await self._tick.wait()
             await self.context.producer.send_held(records)
+        await self._mark(results)
         for result in dead:
             self.context.metrics.dead.labels(_reason(result)).inc()
         await self._events.write(events)
+
+    async def _mark(self, results: list[_Result]) -> None:
+        """Tell the contacts topic of addresses that are gone; the next answer does if that fails."""
+        marks = [(result.delivery.channel, result.mark) for result in results if result.mark is not None]
+        if not marks:
+            return
+        outcomes = await self.context.producer.send_each([mark for _, mark in marks])
+        for (channel, _), sent in zip(marks, outcomes, strict=True):
+            if isinstance(sent, NotifydError):
+                _log.warning("address_kept", channel=channel, reason=sent.reason)
+            else:
+                self.context.metrics.addresses_gone.labels(channel).inc()
 
     def _dead_letter(self, job: Job, result: _Result) -> Any:
         return self._dead_letters.record(
@@ -321,6 +418,8 @@ class DeliverRole(StreamingRole):
 
     async def _on_surprise(self, record: Record, error: Exception) -> None:
         """Dead-letter a record that our own code could not handle; it can be replayed once that is mended."""
+        with contextlib.suppress(InvalidMessage):
+            self._recent.forget(record, read_message_job(record, self.context.limits).message.id)
         await self._dead_letters.write(
             record, reason="handler_error", error=f"{type(error).__name__}: {error}"
         )

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from notifyd.errors import InvalidMessage
+from notifyd.log import get_logger
 from notifyd.message.envelope import decode
 from notifyd.push.past import PastMessage, PastPage, Ranges
 from notifyd.roles.context import RoleContext
+from notifyd.store.cipher import ContentKeyError
 from notifyd.store.past import read_past
 from notifyd.store.pool import Database
+
+_log = get_logger(component="push")
 
 #: Tells the first offset of each partition that the broker still has.
 Firsts = Callable[[Sequence[int]], Awaitable[Mapping[int, int]]]
@@ -22,6 +26,7 @@ class StoredMessages:
         self._context = context
         self._firsts = firsts
         self._database = Database(context.settings, context.metrics, application="notifyd-ws")
+        self._told: set[str] = set()
 
     async def stop(self) -> None:
         """Close the pool."""
@@ -35,9 +40,14 @@ class StoredMessages:
         is_lost = any(firsts.get(partition, 0) > start for partition, (start, _) in ranges.items())
         if is_lost:
             return PastPage({}, [], is_lost=True)
-        stored = await read_past(
-            self._database, context.incarnation, context.topics.messages, user, ranges, limit
-        )
+        try:
+            stored = await read_past(
+                self._database, context.incarnation, context.topics.messages, user, ranges, limit
+            )
+        except ContentKeyError as error:
+            # Nobody else's replay waits until a person has added the key.
+            self._tell(error)
+            return PastPage({}, [], is_lost=True)
         messages = []
         for partition, offset, at_ms, raw in stored.rows:
             try:
@@ -49,3 +59,8 @@ class StoredMessages:
                 messages.append(PastMessage(message, partition, offset))
         through = stored.rows[-1][:2] if len(stored.rows) == limit else None
         return PastPage(stored.marks, messages, through)
+
+    def _tell(self, error: ContentKeyError) -> None:
+        if error.key_id not in self._told:  # once a process, however many come back
+            self._told.add(error.key_id)
+            _log.error("content_sealed", key_id=error.key_id, reason=error.reason, error=str(error))

@@ -8,9 +8,12 @@ before the mark passes them.
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
+import contextlib
+import time
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TypeVar
+from operator import attrgetter
+from typing import Final
 
 from faust.types import TP
 
@@ -19,9 +22,9 @@ from notifyd.log import get_logger
 from notifyd.message.envelope import decode
 from notifyd.metrics import Metrics
 from notifyd.roles.context import RoleContext
+from notifyd.roles.database import start_database
 from notifyd.roles.streaming import StreamingRole, group_of
 from notifyd.settings import Settings
-from notifyd.store.migrate import require_schema
 from notifyd.store.persist import MessageRow, PersistStore, Refused, Written
 from notifyd.store.pool import Database
 from notifyd.stream.batch import Batch, Record
@@ -31,7 +34,15 @@ from notifyd.stream.start import StartPlan
 from notifyd.stream.work import LeftUndone, work_on_batches
 
 _log = get_logger()
-_T = TypeVar("_T")
+
+_timestamp_of = attrgetter("timestamp")
+
+#: Between two lines that say we are still waiting for the same reason.
+_REMINDER_S: Final = 30.0
+
+#: Then others have their turn: a batch that is at its statements, and with it the server, must not wait until
+#: all of the next one is decoded.
+_DECODED_AT_ONCE: Final = 32
 
 
 class PersistRole(StreamingRole):
@@ -60,10 +71,13 @@ class PersistRole(StreamingRole):
         )
         self._dead_letters = context.dead_letters()
         self._is_waiting = False
+        # One more than connections: what comes next is decoded and laid out while those are at work.
+        concurrency = settings.database_pool_size + 1
+        # Half of the window, so that a partition is read on meanwhile. What a transaction costs beside its
+        # rows (plans, round trips, the disk at the COMMIT) is the same for a few of them as for many.
+        most = max(settings.kafka_max_poll_records, settings.kafka_window_records // 2)
         for topic, work in ((topics.messages, self._write_messages), (topics.events, self._write_events)):
-            agent = work_on_batches(
-                options, work, self._on_surprise, concurrency=max(1, settings.database_pool_size // 2)
-            )
+            agent = work_on_batches(options, work, self._on_surprise, concurrency=concurrency, most=most)
             self.app.add_agent([topic], agent, name=topic)
 
     @staticmethod
@@ -73,13 +87,7 @@ class PersistRole(StreamingRole):
 
     async def start(self) -> None:
         """Wait for the database, then read."""
-        while True:
-            await self._database.start(wait=True)
-            try:
-                await require_schema(self._database)
-                break
-            except TransientError:  # gone again; the next start says so and waits
-                await asyncio.sleep(backoff_s(0))
+        await start_database(self._database)
         await super().start()
 
     async def stop(self) -> None:
@@ -107,7 +115,9 @@ class PersistRole(StreamingRole):
     async def _write_messages(self, batch: Batch) -> None:
         rows: list[MessageRow] = []
         records: dict[int, Record] = {}
-        for record in batch.records:
+        for number, record in enumerate(batch.records):
+            if number % _DECODED_AT_ONCE == 0:
+                await asyncio.sleep(0)
             try:
                 message = decode(record.value, timestamp_ms=record.timestamp, limits=self.context.limits)
                 message.content  # noqa: B018  a fault in it shows here
@@ -121,13 +131,29 @@ class PersistRole(StreamingRole):
             for one in refused:
                 await self._set_aside(records[one.row.offset], one.reason, one.error)
 
-        written = await self._held(
-            batch,
-            lambda: self._store.write_messages(
-                batch.tp.topic, batch.tp.partition, batch.start, batch.end, rows, on_refused
-            ),
-        )
+        with self._span(rows, records):
+            written = await self._held(
+                batch,
+                lambda: self._store.write_messages(
+                    batch.tp.topic, batch.tp.partition, batch.start, batch.end, rows, on_refused
+                ),
+            )
         self._judge(batch, written)
+        now_s = time.time()
+        accepted = Counter(map(_timestamp_of, records.values()))
+        self.context.metrics.ingest_to_stored.observe_counts(
+            {max(0.0, now_s - at_ms / 1000): count for at_ms, count in accepted.items()}
+        )
+
+    def _span(
+        self, rows: Sequence[MessageRow], records: Mapping[int, Record]
+    ) -> contextlib.AbstractContextManager[None]:
+        """One span for all of them, linked to the trace of each."""
+        tracing = self.context.tracing
+        if tracing is None or not rows:
+            return contextlib.nullcontext()
+        messages = [(row.message.id, records[row.offset]) for row in rows]
+        return tracing.process_batch(self.context.topics.messages, self.app.options.group, messages)
 
     async def _set_aside(self, record: Record, reason: str, error: str) -> None:
         self.context.metrics.invalid.labels(self.name, reason).inc()
@@ -153,9 +179,9 @@ class PersistRole(StreamingRole):
 
     # Both
 
-    async def _held(self, batch: Batch, write: Callable[[], Awaitable[_T]]) -> _T:
+    async def _held(self, batch: Batch, write: Callable[[], Awaitable[Written]]) -> Written:
         """Write, however long the database is away; the window pauses the partition meanwhile."""
-        attempt = 0
+        attempt, began, told, next_line_at = 0, time.monotonic(), "", 0.0
         while True:
             try:
                 written = await write()
@@ -163,7 +189,8 @@ class PersistRole(StreamingRole):
                 if not batch.is_live:
                     raise LeftUndone from error
                 self.context.metrics.database_waits.labels(error.reason).inc()
-                if attempt == 0:
+                if error.reason != told or time.monotonic() >= next_line_at:
+                    told, next_line_at = error.reason, time.monotonic() + _REMINDER_S
                     _log.warning(
                         "waiting_for_database",
                         topic=batch.tp.topic,
@@ -176,7 +203,14 @@ class PersistRole(StreamingRole):
                 attempt += 1
             else:
                 if attempt:
-                    _log.info("database_answers_again", topic=batch.tp.topic, partition=batch.tp.partition)
+                    _log.info(
+                        "database_answers_again",
+                        topic=batch.tp.topic,
+                        partition=batch.tp.partition,
+                        waited_s=round(time.monotonic() - began, 1),
+                        # "replayed": the server had committed it before the connection was cut.
+                        outcome=written.status,
+                    )
                 self._is_waiting = False
                 return written
 

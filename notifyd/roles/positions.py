@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-import zlib
 from collections.abc import Mapping
 from typing import Final, Protocol
 
 from notifyd.delivery.pod import PodPosition, encode_position
 from notifyd.errors import NotifydError
 from notifyd.roles.context import RoleContext
-from notifyd.stream.events import EventWriter
+from notifyd.stream.events import EventWriter, partition_of
 from notifyd.stream.producer import OutRecord
 
 #: Between two positions; after `_LASTS_S` without one the process counts as gone.
@@ -96,6 +95,6 @@ class Positions:
         record = OutRecord(
             self._context.topics.events,
             encode_position(position),
-            partition=zlib.crc32(self._boot.encode()) % self._partitions,
+            partition=partition_of(self._boot, self._partitions),
         )
         await self._context.producer.send_held([record])

@@ -25,17 +25,20 @@ from notifyd.log import configure_logging, get_logger, is_json
 from notifyd.message.envelope import Limits
 from notifyd.metrics import Metrics
 from notifyd.roles.collector import calm_collector
-from notifyd.roles.context import Role, RoleContext
+from notifyd.roles.context import Role, RoleContext, nobody_to_send_away
 from notifyd.roles.names import describe_roles
 from notifyd.roles.watchdog import Watchdog
 from notifyd.settings import Settings
 from notifyd.stream.clients import backoff_s, bootstrap_hosts
 from notifyd.stream.producer import Producer
 from notifyd.stream.topics import Topics, read_incarnation
+from notifyd.tracing import Tracing
 from notifyd.version import VERSION
 
 _PUBLIC_ROLES: Final = frozenset({"ws", "api"})
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+#: How long a task may take to end before it is told once more.
+_CANCEL_AGAIN_S: Final = 1.0
 _T = TypeVar("_T")
 
 
@@ -88,6 +91,7 @@ class _Process:
         self._also_serve = also_serve
         self._log = get_logger()
         self._metrics = Metrics()
+        self._tracing: Tracing | None = None
         self._health = Health(self._metrics)
         self._roles: list[Role] = []
         self._signals = 0
@@ -108,6 +112,7 @@ class _Process:
             signal.signal(number, self._on_signal_at_once)
             signal.siginterrupt(number, False)
         async with AsyncExitStack() as stack:
+            stack.push_async_callback(self._stop_tracing)
             admin, public = await self._listen(stack)
             self._log.info(
                 "listening",
@@ -143,6 +148,7 @@ class _Process:
     def _check(self) -> None:
         """Judge the settings before anything is begun or waited for."""
         bootstrap_hosts(self._settings)
+        self._tracing = Tracing.of(self._settings, describe_roles(self._names))
         for name in self._names:
             _role_class(name).check(self._settings, self._metrics)
 
@@ -165,7 +171,8 @@ class _Process:
         producer = Producer(settings, metrics, client_id=f"notifyd-{settings.pod_name}")
         await producer.start()
         stack.push_async_callback(self._stop_producer, producer)
-        site = PublicSite(lambda role: self._health.waits_for((role,)))
+        health = self._health
+        site = PublicSite(lambda role: health.lacks((role,)), lambda: health.is_stopping)
         context = RoleContext(
             settings=settings,
             metrics=metrics,
@@ -175,6 +182,8 @@ class _Process:
             limits=Limits.of(settings),
             public=site.app,
             fail=self._fail,
+            send_away=public.send_away if public is not None else nobody_to_send_away,
+            tracing=self._tracing,
         )
         for name in self._names:
             self._roles.append(_role_class(name)(context))
@@ -207,7 +216,8 @@ class _Process:
         finally:
             for start in starts:
                 start.cancel()
-            await asyncio.wait(starts)
+            # The first failure is told; where another role failed of the same, nobody asks for its own.
+            await asyncio.gather(*starts, return_exceptions=True)
 
     async def _until_stopped(self, work: Coroutine[Any, Any, _T]) -> _T:
         """Run `work`, unless a signal or a failure comes first."""
@@ -262,6 +272,10 @@ class _Process:
         spent_s = time.monotonic() - self._stopped_at
         await producer.stop(max(self._settings.stop_step_s / 2, self._settings.drain_s - spent_s))
 
+    async def _stop_tracing(self) -> None:
+        if self._tracing is not None:
+            await self._tracing.stop(self._settings.stop_step_s / 2)
+
     def _last_words(self) -> list[str]:
         return [f"{role.name}: {what}" for role in self._roles for what in role.running]
 
@@ -292,5 +306,8 @@ def _role_class(name: str) -> type[Role]:
 
 
 async def _end(task: asyncio.Task[Any]) -> None:
-    task.cancel()
-    await asyncio.wait({task})
+    # Again and again: libraries wait with `asyncio.wait_for`, which before Python 3.12 keeps a
+    # cancellation to itself where what it waits for ends at that moment.
+    while not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=_CANCEL_AGAIN_S)

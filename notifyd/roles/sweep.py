@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
@@ -21,10 +20,13 @@ from notifyd.errors import NotifydError, TransientError
 from notifyd.log import get_logger
 from notifyd.message.ids import new_id
 from notifyd.metrics import Metrics
+from notifyd.roles.alarms import Alarms
+from notifyd.roles.allowance import Allowance
+from notifyd.roles.chores import do_chores
 from notifyd.roles.context import RoleContext
+from notifyd.roles.database import start_database
 from notifyd.roles.outlook import Outlook, Snapshot
 from notifyd.settings import Settings
-from notifyd.store.migrate import require_schema
 from notifyd.store.pool import Database
 from notifyd.store.sweep import Leadership, SweepStore
 from notifyd.stream.clients import backoff_s
@@ -42,8 +44,12 @@ _LEASE_S: Final = 120.0
 _STANDBY_S: Final = 2.0
 #: Resends that wait for their turn are looked at again after this time.
 _TURN_S: Final = 5.0
-#: Between two lines about deliveries that died of one reason.
-_ALARM_EVERY_S: Final = 300.0
+#: When to look again at a message that cannot be opened: a person has to add its key.
+_SEALED_S: Final = 60.0
+#: The age of the oldest unfinished message is asked for so often: some 50 ms of the server's time.
+_OLDEST_EVERY_S: Final = 15.0
+#: Between two lines that say we still wait for the same reason.
+_REMINDER_S: Final = 30.0
 
 
 class SweepRole:
@@ -58,31 +64,30 @@ class SweepRole:
         self._store = SweepStore(self._database)
         self._events = context.events(self.name)
         self._outlook = Outlook(settings, context.incarnation, self._store)
-        self._resends = _Allowance(settings.sweep_resends_per_s)
-        self._alarms = _Alarms()
+        self._resends = Allowance(settings.sweep_resends_per_s)
+        self._alarms = Alarms(settings, context.metrics)
         self._asked: Snapshot | None = None
         self._known: Snapshot | None = None
         self._task: asyncio.Task[None] | None = None
         self._is_stopping = asyncio.Event()
         self._has_database = False
+        self._oldest_at = 0.0
+        self._failures = 0
+        self._told, self._next_line_at = "", 0.0
         #: Whether this one works, rather than stands by.
         self.is_leading = False
 
     @staticmethod
     def check(settings: Settings, metrics: Metrics) -> None:
-        """It needs a database that can be read from its URL."""
+        """It needs a database that can be read from its URL, and an alarm that can be sent."""
         Database(settings, metrics)
+        Alarms(settings, metrics)
 
     async def start(self) -> None:
         """Wait for the database, then stand by or lead."""
-        while True:
-            await self._database.start(wait=True)
-            try:
-                await require_schema(self._database)
-                break
-            except TransientError:
-                await asyncio.sleep(backoff_s(0))
+        await start_database(self._database)
         await self._events.start()
+        await self._alarms.start()
         self._has_database = True
         self._task = asyncio.create_task(self._run(), name="sweep")
 
@@ -94,6 +99,7 @@ class SweepRole:
             for task in late:
                 task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        await self._alarms.stop()
         await self._outlook.stop()
         await self.context.flush(self._events)
         await self._database.stop()
@@ -116,44 +122,69 @@ class SweepRole:
     # The lead
 
     async def _run(self) -> None:
-        failures = 0
         while not self._is_stopping.is_set():
             try:
                 async with self._store.lead() as lead:
-                    failures = 0
                     if lead is not None:
                         await self._lead(lead)
-                if not self._is_stopping.is_set():
-                    await self._pause(_STANDBY_S)
+                self._is_well()
+                await self._pause(_STANDBY_S)
             except TransientError as error:
-                if not failures:
-                    _log.warning("sweep_waits", reason=error.reason, error=error.message)
-                await self._pause(backoff_s(failures))
-                failures += 1
+                self._tell(error)
+                await self._pause(backoff_s(self._failures))
+                self._failures += 1
             except asyncio.CancelledError:
                 raise
             except Exception as error:  # the outer edge of this task: the process ends, and says why
                 self.context.fail(error)
                 return
 
+    def _tell(self, error: TransientError) -> None:
+        """Say once, and now and then, what is waited for."""
+        now = time.monotonic()
+        if error.reason != self._told or now >= self._next_line_at:
+            self._told, self._next_line_at = error.reason, now + _REMINDER_S
+            _log.warning("sweep_waits", reason=error.reason, error=error.message)
+
+    def _is_well(self) -> None:
+        if self._failures:
+            _log.info("sweep_goes_on", is_leading=self.is_leading)
+        self._failures, self._told = 0, ""
+
     async def _lead(self, lead: Leadership) -> None:
-        _log.info("sweep_leads")
+        if not self._failures:  # a lead that comes to nothing is no news
+            _log.info("sweep_leads")
         self.is_leading = True
         self.context.metrics.sweep_leader.set(1)
         self._asked = self._known = None
+        self._oldest_at = 0.0
+        chores = asyncio.create_task(do_chores(self.context.settings), name="sweep-chores")
         try:
             while not self._is_stopping.is_set():
                 await lead.confirm()
                 is_busy = await self.sweep()
+                await self._show_oldest()
+                self._is_well()
                 if not is_busy:
                     await self._pause(self.context.settings.sweep_every_s)
         finally:
             self.is_leading = False
             self.context.metrics.sweep_leader.set(0)
+            # Whoever leads next tells.
+            self.context.metrics.oldest_open.set(0)
+            chores.cancel()
+            await asyncio.gather(chores, return_exceptions=True)
+
+    async def _show_oldest(self) -> None:
+        """Tell now and then how old the oldest message is that has not arrived."""
+        if time.monotonic() >= self._oldest_at:
+            self.context.metrics.oldest_open.set(await self._store.oldest_open_s())
+            self._oldest_at = time.monotonic() + _OLDEST_EVERY_S
 
     async def _pause(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._is_stopping.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._is_stopping.wait()
 
     # One pass
 
@@ -224,9 +255,12 @@ class SweepRole:
 
     async def _resend(self, found: Sequence[Overdue]) -> list[Event]:
         """Send deliveries again; returns what to say of those that the broker has."""
+        originals = await self._store.originals(found)
+        # What is gone by now, or takes a key that this process lacks, is looked at again later.
+        await self._store.postpone({one: _SEALED_S for one in found if one.id not in originals})
+        found = [one for one in found if one.id in originals]
         runs = {one: one.pending_run or new_id() for one in found}
         await self._store.begin_resends(runs)
-        originals = await self._store.originals(found)
         records = [
             resend_record(
                 originals[one.id],
@@ -266,46 +300,3 @@ class SweepRole:
 
 
 _NEVER: Final = Snapshot(Progress("", {}, False, False, ()), 0, {})
-
-
-class _Allowance:
-    """So many a second, and as many at once."""
-
-    def __init__(self, per_s: float) -> None:
-        self._per_s = per_s
-        self._left = per_s
-        self._at = time.monotonic()
-
-    def take(self) -> bool:
-        """Take one, if there is one."""
-        now = time.monotonic()
-        self._left = min(max(1.0, self._per_s), self._left + (now - self._at) * self._per_s)
-        self._at = now
-        if self._left < 1:
-            return False
-        self._left -= 1
-        return True
-
-
-class _Alarms:
-    """Tells maintainers what died, grouped by reason."""
-
-    def __init__(self) -> None:
-        self._counts: Counter[str] = Counter()
-        self._told_at: dict[str, float] = {}
-
-    def raise_for(self, reason: str, one: Overdue) -> None:
-        """Say it at once, or with the next line about this reason."""
-        self._counts[reason] += 1
-        now = time.monotonic()
-        if now - self._told_at.get(reason, float("-inf")) >= _ALARM_EVERY_S:
-            self._told_at[reason] = now
-            deliveries, self._counts[reason] = self._counts[reason], 0
-            _log.error(
-                "deliveries_dead",
-                reason=reason,
-                deliveries=deliveries,
-                message_id=one.id,
-                user_id=one.user,
-                channel=one.channel,
-            )

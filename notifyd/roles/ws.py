@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Final
 
@@ -75,6 +76,7 @@ class WsRole(StreamingRole):
             log_end=self._log_end,
             past=self._past,
             signals=self._signals,
+            exemplar=context.tracing.exemplar if context.tracing is not None else None,
         )
         self._verifier = TokenVerifier(settings)
         self._unread: dict[int, int] | None = None
@@ -108,6 +110,8 @@ class WsRole(StreamingRole):
     async def stop(self) -> None:
         """Send the clients elsewhere, then stop reading: what came meanwhile still reaches them."""
         settings = self.context.settings
+        # An idle one, of acks or tickets, would bring the client of an event stream back to this process.
+        await self.context.send_away(0)
         await self._hub.drain(settings.drain_s * _DRAIN_SHARE)
         await super().stop()
         await self._positions.stop(settings.stop_step_s / 2)
@@ -168,6 +172,7 @@ class WsRole(StreamingRole):
                 continue  # it comes again, in the next life of its partition
             partition, began = batch.tp.partition, clock()
             self._join(partition, batch.start)
+            self.context.metrics.ingest_bytes.inc(sum(len(record.value or b"") for record in batch.records))
             for record in batch.records:
                 # What was read in the former life of its partition and not acked comes again.
                 if record.offset >= (self._hub.position(partition) or 0):
@@ -190,13 +195,17 @@ class WsRole(StreamingRole):
             batch.ack_all()
 
     def _push(self, record: Record) -> None:
-        metrics = self.context.metrics
-        metrics.ingest_bytes.inc(len(record.value or b""))
+        tracing = self.context.tracing
+        began_ns = time.time_ns() if tracing is not None else 0
         try:
             message = decode(record.value, timestamp_ms=record.timestamp, limits=self.context.limits)
-            self._hub.publish(message, record.partition, record.offset)
+            connections = self._hub.publish(message, record.partition, record.offset)
         except InvalidMessage as error:
-            metrics.invalid.labels(self.name, error.reason).inc()
+            self.context.metrics.invalid.labels(self.name, error.reason).inc()
+            return
+        if tracing is not None and connections:
+            group = self.app.options.group
+            tracing.processed(record, message.id, group, began_ns, **{"notifyd.connections": connections})
 
     async def _firsts(self, partitions: Sequence[int]) -> Mapping[int, int]:
         """Read from the broker what it still has."""

@@ -110,3 +110,8 @@ class Tally:
     events: int = 0
     dropped: int = 0
     refused: list[Refused] = field(default_factory=list)
+    #: Deliveries that came to an end: of which channel, after how many milliseconds.
+    ended: list[tuple[str, int]] = field(default_factory=list)
+    #: The statement that is left to be sent with the COMMIT, and its parameters.
+    last: str = ""
+    last_params: dict[str, object] = field(default_factory=dict)

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Final, Protocol
 
 from notifyd.message.ids import is_time_ordered, time_of
+from notifyd.store.cipher import ContentCipher
 from notifyd.store.pool import Params, Row
 from notifyd.store.sql import query
 
@@ -20,6 +21,8 @@ ONE_DAY: Final = dt.timedelta(days=1)
 
 class Reader(Protocol):
     """A database, or a transaction of it."""
+
+    content: ContentCipher
 
     async def fetch(self, sql: str, params: Params | None = None) -> list[Row]:
         """Run a statement and return its rows."""

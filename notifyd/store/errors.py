@@ -10,7 +10,9 @@ from notifyd.errors import ConfigError, NotifydError, PermanentError, TransientE
 _OF_THE_ROW = ("22", "23", "54")
 #: Connection, resources, operator intervention, transaction rollback, system error.
 _PASSING = ("08", "53", "57", "40", "58")
-_PASSING_STATES = frozenset({"55P03", "55006", "25P03", "25P04"})
+_PASSING_STATES = frozenset({"55006", "25P03", "25P04"})
+#: What passes as well, and has a name of its own for those who can do something about it.
+_NAMED = {"53100": "database_full", "55P03": "database_locked"}
 _READ_ONLY = "25006"
 _CHECK_VIOLATION = "23514"
 _UNDEFINED = frozenset({"42P01", "42703", "42883", "3F000"})
@@ -53,8 +55,9 @@ def meaning_of(error: BaseException, *, where: str) -> NotifydError:
         return RowError(f"{said} (SQLSTATE {state})")
     if state == _READ_ONLY:
         return TransientError(f"{where} has become read-only", reason="database_read_only")
-    if state.startswith(_PASSING) or state in _PASSING_STATES:
-        return TransientError(f"{where}: {said} (SQLSTATE {state})", reason="database_unavailable")
+    if state in _NAMED or state.startswith(_PASSING) or state in _PASSING_STATES:
+        reason = _NAMED.get(state, "database_unavailable")
+        return TransientError(f"{where}: {said} (SQLSTATE {state})", reason=reason)
     return _meaning_for_a_person(state, where, said)
 
 

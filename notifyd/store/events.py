@@ -12,6 +12,7 @@ import msgspec
 
 from notifyd.delivery.event import INBOX_STAGES, Event, decode_events
 from notifyd.message.ids import is_time_ordered, is_uuid, time_of
+from notifyd.store import arrays
 from notifyd.store.batch import EventRecord, Place, Refused, Tally
 from notifyd.store.pool import Transaction
 from notifyd.store.sql import query
@@ -87,6 +88,8 @@ def _facts(event: Event) -> EventFacts:
             event.pod,
             event.reason,
             event.detail,
+            # Of the same about two messages with one id each stands for itself.
+            event.digest,
         )
     )
     if is_time_ordered(message_id):
@@ -113,52 +116,70 @@ def _facts(event: Event) -> EventFacts:
     )
 
 
-async def write_events(tx: Transaction, place: Place, rows: Sequence[EventRow]) -> Tally:
-    """Write the events of a batch. Those of a message that is not there yet are kept for it."""
-    tally = Tally()
-    facts = {(row.facts.i, row.facts.k): row.facts for row in rows}
-    by_message: dict[str, list[EventFacts]] = {}
-    for fact in facts.values():
-        by_message.setdefault(fact.i, []).append(fact)
-    ordered = {i: found[0].d for i, found in by_message.items() if is_time_ordered(i)}
-    unordered = [i for i in by_message if i not in ordered]
-    days = {**ordered, **(await _days_of(tx, unordered) if unordered else {})}
-    digests = await _lock(tx, days)
-    unknown = {i: day for i, day in ordered.items() if i not in digests}
-    early = [i for i in unordered if i not in days]
-    if unknown:
-        held = await tx.fetch(query("hold_unknown_messages"), _keys(unknown))
-        early += [i for i, _ in held]
-        # Whoever was just writing one of these has ended now, and its row can be seen.
-        digests |= await _lock(tx, {i: day for i, day in unknown.items() if (i, day) not in set(held)})
-    if early:
-        kept = [fact for i in early for fact in by_message[i]]
-        await tx.fetch(query("keep_early_events"), {"events": encode(kept)})
-        tally.events += len(kept)
-        await _free(tx, early, unknown)
-    known = [
-        msgspec.structs.replace(fact, d=days[i])
-        for i, digest in digests.items()
-        for fact in by_message[i]
-        if fact.g in ("", digest)
-    ]
-    for start in range(0, len(known), _CHUNK_EVENTS):
-        chunk = known[start : start + _CHUNK_EVENTS]
-        tally.events += await apply_to_deliveries(tx, place, chunk)
-        tally.events += await apply_to_inbox(tx, place, chunk)
-    tally.dropped = len(facts) - tally.events
-    return tally
+class EventBatch:
+    """Events of one partition, ordered by message before a connection is taken for them."""
+
+    def __init__(self, place: Place, rows: Sequence[EventRow]) -> None:
+        self._place = place
+        self._facts = {(row.facts.i, row.facts.k): row.facts for row in rows}
+        self._by_message: dict[str, list[EventFacts]] = {}
+        for fact in self._facts.values():
+            self._by_message.setdefault(fact.i, []).append(fact)
+
+    async def write(self, tx: Transaction) -> Tally:
+        """Write them. Those of a message that is not there yet are kept for it."""
+        place, by_message = self._place, self._by_message
+        tally = Tally()
+        ordered = {i: found[0].d for i, found in by_message.items() if is_time_ordered(i)}
+        unordered = [i for i in by_message if i not in ordered]
+        days = {**ordered, **(await _days_of(tx, unordered) if unordered else {})}
+        locked = await _lock(tx, days)
+        unknown = {i: day for i, day in ordered.items() if i not in locked}
+        early = [i for i in unordered if i not in days]
+        if unknown:
+            held = await tx.fetch(query("hold_unknown_messages"), _keys(unknown))
+            early += [i for i, _ in held]
+            # Whoever was just writing one of these has ended now, and its row can be seen.
+            locked |= await _lock(tx, {i: day for i, day in unknown.items() if (i, day) not in set(held)})
+        if early:
+            kept = [fact for i in early for fact in by_message[i]]
+            await tx.fetch(query("keep_early_events"), {"events": encode(kept)})
+            tally.events += len(kept)
+            await _free(tx, early, unknown)
+        known = [
+            msgspec.structs.replace(fact, d=days[i])
+            for i, (digest, _) in locked.items()
+            for fact in by_message[i]
+            if fact.g in ("", digest)
+        ]
+        begun_ms = {i: begun for i, (_, begun) in locked.items()}
+        for start in range(0, len(known), _CHUNK_EVENTS):
+            chunk = known[start : start + _CHUNK_EVENTS]
+            tally.events += await apply_to_deliveries(tx, place, chunk, begun_ms, tally.ended)
+            tally.events += await apply_to_inbox(tx, place, chunk)
+        tally.dropped = len(self._facts) - tally.events
+        return tally
 
 
-async def apply_to_deliveries(tx: Transaction, place: Place, facts: Iterable[EventFacts]) -> int:
-    """Log and merge the events about deliveries; their messages' rows are locked. Returns new rows."""
+async def apply_to_deliveries(
+    tx: Transaction,
+    place: Place,
+    facts: Iterable[EventFacts],
+    begun_ms: Mapping[str, int],
+    ended: list[tuple[str, int]],
+) -> int:
+    """Log and merge the events about deliveries; their messages' rows are locked. Returns new rows.
+
+    `begun_ms` tells when each message was accepted, or due (Unix ms); `ended` is filled as in `Tally`.
+    """
     about = [fact for fact in facts if fact.s not in INBOX_STAGES]
     if not about:
         return 0
     params = place.params(events=encode(about), **days_params(fact.d for fact in about))
-    (_, _, logged), *turned = await tx.fetch(query("apply_events"), params)
+    (_, _, logged, _, _), *turned = await tx.fetch(query("apply_events"), params)
     if turned:
-        await refresh_messages(tx, {i: day for i, day, _ in turned})
+        ended += [(channel, at_ms - begun_ms[i]) for i, _, is_end, channel, at_ms in turned if is_end]
+        await refresh_messages(tx, {i: day for i, day, *_ in turned})
     return int(logged)
 
 
@@ -199,11 +220,13 @@ async def _days_of(tx: Transaction, ids: Sequence[str]) -> dict[str, str]:
     return days
 
 
-async def _lock(tx: Transaction, days: Mapping[str, str]) -> dict[str, str]:
-    """Lock messages (id -> day) and return the digests of those that are there."""
+async def _lock(tx: Transaction, days: Mapping[str, str]) -> dict[str, tuple[str, int]]:
+    """Lock messages (id -> day); return of those that are there the digest, and since when they are due
+    (Unix ms).
+    """
     if not days:
         return {}
-    return {i: digest for i, _, digest in await tx.fetch(query("lock_messages"), _keys(days))}
+    return {i: (digest, begun) for i, _, digest, begun in await tx.fetch(query("lock_messages"), _keys(days))}
 
 
 async def _free(tx: Transaction, early: Sequence[str], unknown: Mapping[str, str]) -> None:
@@ -218,7 +241,11 @@ async def _free(tx: Transaction, early: Sequence[str], unknown: Mapping[str, str
 def _keys(days: Mapping[str, str]) -> dict[str, object]:
     """Return keys (id -> day) as the statements take them, in the order in which all lock them."""
     ids = sorted(days)
-    return {"ids": ids, "days": [days[i] for i in ids], **days_params(days.values())}
+    return {
+        "ids": arrays.of_plain(ids),
+        "days": arrays.of_plain([days[i] for i in ids]),
+        **days_params(days.values()),
+    }
 
 
 def days_params(days: Iterable[str]) -> dict[str, object]:

@@ -138,7 +138,8 @@ async def read_originals(reader: Reader, rows: Sequence[InboxRow]) -> dict[str, 
         return {}
     days = [row.day.isoformat() for row in rows]
     params = {"ids": [row.message_id for row in rows], "days": days, **days_params(days)}
-    return {key: bytes(raw) for key, raw in await reader.fetch(query("read_originals"), params)}
+    found = await reader.fetch(query("read_originals"), params)
+    return {key: reader.content.open(key, bytes(stored)) for key, stored in found}
 
 
 class _Chunks:

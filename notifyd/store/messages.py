@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from typing import Final
 
 import msgspec
 
 from notifyd.errors import InvalidMessage
-from notifyd.store import events
+from notifyd.store import arrays, events
 from notifyd.store.batch import MessageRow, Place, Refused, Tally
+from notifyd.store.cipher import NOT_ENCRYPTED, ContentCipher
+from notifyd.store.collapse import Keyed, collapse, key_of
 from notifyd.store.pool import Transaction
 from notifyd.store.sql import query
 
@@ -20,26 +24,35 @@ _CHUNK_DELIVERIES: Final = 20_000
 _encoder = msgspec.json.Encoder()
 
 
-class MessageFacts(msgspec.Struct, gc=False, omit_defaults=True):
-    """A message as `insert_messages.sql` reads it: see there for what each letter is."""
+class MessageFacts(msgspec.Struct, frozen=True, gc=False):
+    """What the rows of a message are made of; times in Unix milliseconds, `day` in ISO.
 
-    o: int
-    i: str
-    d: str
-    g: str
-    s: str
-    b: str
-    t: str
-    c: int
-    a: int
-    u: tuple[str, ...]
-    ch: tuple[str, ...]
-    n: int | None = None
-    x: int | None = None
-    p: int = 0
-    l: int = 0  # noqa: E741
-    f: tuple[str, ...] | None = None
-    fa: int | None = None
+    `due_ms` where it is for later; `after_ms`, from its own time, for the channels of `fallbacks`; `collapse`
+    the key of which the newest stays.
+    """
+
+    offset: int
+    id: str
+    day: str
+    digest: str
+    sender: str
+    created_by: str
+    type: str
+    created_ms: int
+    accepted_ms: int
+    recipients: tuple[str, ...]
+    channels: tuple[str, ...]
+    raw: bytes
+    due_ms: int | None
+    expires_ms: int | None
+    fallbacks: tuple[str, ...]
+    after_ms: int | None
+    collapse: str | None = None
+
+    @property
+    def deliveries(self) -> int:
+        """How many deliveries it has from the beginning, those of the fallback aside."""
+        return len(self.recipients) * len(self.channels)
 
 
 def message_facts(row: MessageRow) -> MessageFacts | Refused:
@@ -49,120 +62,139 @@ def message_facts(row: MessageRow) -> MessageFacts | Refused:
         content = message.content
     except InvalidMessage as error:
         return Refused(row, error.reason, error.message)
-    starts_ms = content.not_before_ms
-    is_ahead = starts_ms is not None and starts_ms > message.timestamp_ms
+    starts_ms, timestamp_ms = content.not_before_ms, message.timestamp_ms
     fallback = content.fallback
     others = tuple(name for name in fallback.channels if name not in content.channels) if fallback else ()
     return MessageFacts(
-        o=row.offset,
-        i=message.id,
-        d=message.day.isoformat(),
-        g=message.digest,
-        s=message.sender,
-        b=message.created_by,
-        t=content.type,
-        c=message.created_at_ms,
-        a=message.timestamp_ms,
-        u=message.recipients,
-        ch=content.channels,
-        n=starts_ms if is_ahead else None,
-        x=content.expires_at_ms(message.timestamp_ms),
-        l=len(message.raw),
-        f=others or None,
-        fa=int(fallback.after_s * 1000) if fallback and others else None,
+        row.offset,
+        message.id,
+        row.day,
+        message.digest,
+        message.sender,
+        message.created_by,
+        content.type,
+        message.created_at_ms,
+        timestamp_ms,
+        message.recipients,
+        content.channels,
+        message.raw,
+        starts_ms if starts_ms is not None and starts_ms > timestamp_ms else None,
+        content.expires_at_ms(timestamp_ms),
+        others,
+        int(fallback.after_s * 1000) if fallback and others else None,
+        key_of(message.sender, content.collapse_key) if content.collapse_key is not None else None,
     )
 
 
-async def write_messages(tx: Transaction, place: Place, rows: Sequence[MessageRow]) -> Tally:
-    """Write the messages of a batch and all that belongs to them; `refused` are those in conflict."""
-    tally = Tally()
-    by_offset: dict[int, MessageRow] = {}
-    facts: dict[int, MessageFacts] = {}
-    for row in rows:
-        fact = message_facts(row)
-        by_offset[row.offset] = row
-        if isinstance(fact, Refused):
-            tally.refused.append(fact)
-        else:
-            facts[row.offset] = fact
-    tally.refused += await _claim(tx, by_offset, facts)
-    for one in tally.refused:
-        facts.pop(one.offset, None)
-    new: set[int] = set()
-    for chunk in _chunks(list(facts.values())):
-        originals = bytearray()
-        for fact in chunk:
-            raw = by_offset[fact.o].message.raw
-            fact.p = len(originals) + 1
-            originals += raw
-        params = place.params(rows=_encode(chunk), originals=bytes(originals))
-        new.update(offset for (offset,) in await tx.fetch(query("insert_messages"), params))
-    if len(new) < len(facts):
-        again = [fact for offset, fact in facts.items() if offset not in new]
-        refused, released = await _judge(tx, by_offset, again)
-        tally.refused += refused
-        tally.doubles = len(again) - len(refused)
+class MessageBatch:
+    """Messages of one partition, laid out for the database before a connection is taken for them.
+
+    What they say is sealed with `content`.
+    """
+
+    def __init__(
+        self, place: Place, rows: Sequence[MessageRow], content: ContentCipher = NOT_ENCRYPTED
+    ) -> None:
+        self._place = place
+        self._rows = {row.offset: row for row in rows}
+        self._facts: dict[int, MessageFacts] = {}
+        self._refused: list[Refused] = []
+        for row in rows:
+            fact = message_facts(row)
+            if isinstance(fact, Refused):
+                self._refused.append(fact)
+            else:
+                self._facts[fact.offset] = fact
+        self._chunks = [
+            place.params(**_columns(chunk, content)) for chunk in _chunks(list(self._facts.values()))
+        ]
+
+    async def write(self, tx: Transaction) -> Tally:
+        """Write them and all that belongs to them. Where some are `refused`, faulty or in conflict, the
+        rest is not all there: undo it, and write a batch without those.
+        """
+        facts = self._facts
+        tally = Tally(refused=self._refused or await self._claim(tx))
         if tally.refused:
-            return tally  # the batch is written again without these, so nothing more is worth doing
-        if released:
-            await _release(tx, place, released)
-    tally.messages = len(new)
-    tally.deliveries = sum(len(facts[offset].u) * len(facts[offset].ch) for offset in new)
-    early = await _take_early(tx, [facts[offset] for offset in new])
-    tally.events += await events.apply_to_deliveries(tx, place, early)
-    tally.inbox = sum(len(facts[offset].u) for offset in new if facts[offset].n is None)
-    tally.events += await events.apply_to_inbox(tx, place, early)
-    return tally
+            return tally
+        new: set[int] = set()
+        for params in self._chunks:
+            new.update(offset for (offset,) in await tx.fetch(query("insert_messages"), params))
+        if len(new) < len(facts):
+            again = [fact for offset, fact in facts.items() if offset not in new]
+            tally.refused, released = await self._judge(tx, again)
+            if tally.refused:
+                return tally
+            tally.doubles = len(again)
+            if released:
+                await self._release(tx, released)
+        written = [fact for offset, fact in facts.items() if offset in new]
+        arrived = [fact for fact in written if fact.due_ms is None]
+        tally.messages = len(written)
+        tally.deliveries = sum(fact.deliveries for fact in written)
+        tally.inbox = sum(len(fact.recipients) for fact in arrived)
+        if arrived:
+            # Before users' rows are locked, as marks do it too: inbox, then counter.
+            letting_go = await collapse(tx, _keyed(arrived))
+            tally.last, tally.last_params = query("count_inbox"), _inbox_columns(arrived, letting_go)
+        early = await _take_early(tx, written)
+        if early:
+            if tally.last:
+                # Before what was read already is taken off: users' rows are locked in one order.
+                await tx.fetch(tally.last, tally.last_params)
+                tally.last, tally.last_params = "", {}
+            tally.events += await events.apply_to_deliveries(
+                tx, self._place, early, {fact.id: fact.accepted_ms for fact in written}, tally.ended
+            )
+            tally.events += await events.apply_to_inbox(tx, self._place, early)
+        return tally
 
+    async def _claim(self, tx: Transaction) -> list[Refused]:
+        """Settle ids that are not time-ordered, whose day is not in the id: over all days one stands."""
+        rows = self._rows
+        claims = [fact for at, fact in self._facts.items() if not rows[at].message.is_time_ordered]
+        if not claims:
+            return []
+        params = {"rows": _encode(claims)}
+        await tx.fetch(query("claim_ids"), params)
+        digests: dict[int, str] = dict(await tx.fetch(query("read_claims"), params))
+        return [_conflict(rows[fact.offset]) for fact in claims if digests[fact.offset] != fact.digest]
 
-async def _claim(
-    tx: Transaction, rows: dict[int, MessageRow], facts: dict[int, MessageFacts]
-) -> list[Refused]:
-    """Settle ids that are not time-ordered, whose day is not in the id: over all days one stands."""
-    claims = [fact for offset, fact in facts.items() if not rows[offset].message.is_time_ordered]
-    if not claims:
-        return []
-    params = {"rows": _encode(claims)}
-    await tx.fetch(query("claim_ids"), params)
-    digests: dict[int, str] = dict(await tx.fetch(query("read_claims"), params))
-    return [_conflict(rows[fact.o]) for fact in claims if digests[fact.o] != fact.g]
+    async def _judge(
+        self, tx: Transaction, facts: Sequence[MessageFacts]
+    ) -> tuple[list[Refused], list[MessageFacts]]:
+        """Tell doubles from conflicts; doubles whose first copy waits for its time by now release it."""
+        params = {"rows": _encode(facts), **events.days_params(fact.day for fact in facts)}
+        refused: list[Refused] = []
+        released: dict[str, MessageFacts] = {}
+        for offset, digest, is_due in await tx.fetch(query("judge_known"), params):
+            fact = self._facts[offset]
+            if digest != fact.digest:
+                refused.append(_conflict(self._rows[offset]))
+            elif is_due:
+                released.setdefault(fact.id, fact)
+        return refused, list(released.values())
 
-
-async def _judge(
-    tx: Transaction, rows: dict[int, MessageRow], facts: Sequence[MessageFacts]
-) -> tuple[list[Refused], list[MessageFacts]]:
-    """Tell doubles from conflicts; doubles whose first copy waits for its time by now release it."""
-    by_offset = {fact.o: fact for fact in facts}
-    params = {"rows": _encode(facts), **events.days_params(fact.d for fact in facts)}
-    refused: list[Refused] = []
-    released: dict[str, MessageFacts] = {}
-    for offset, digest, is_due in await tx.fetch(query("judge_known"), params):
-        fact = by_offset[offset]
-        if digest != fact.g:
-            refused.append(_conflict(rows[offset]))
-        elif is_due:
-            released.setdefault(fact.i, fact)
-    return refused, list(released.values())
-
-
-async def _release(tx: Transaction, place: Place, facts: Sequence[MessageFacts]) -> None:
-    days = {fact.i: fact.d for fact in facts}
-    params = place.params(rows=_encode(facts), **events.days_params(days.values()))
-    await tx.fetch(query("release_messages"), params)
-    await tx.fetch(query("fan_out_released"), params)
-    await events.refresh_messages(tx, days)
+    async def _release(self, tx: Transaction, facts: Sequence[MessageFacts]) -> None:
+        days = {fact.id: fact.day for fact in facts}
+        params = self._place.params(rows=_encode(facts), **events.days_params(days.values()))
+        await tx.fetch(query("release_messages"), params)
+        await tx.fetch(query("fan_out_released"), params)
+        if letting_go := await collapse(tx, _keyed(facts)):
+            await tx.fetch(query("expect_expiry"), {"users": arrays.of_texts(letting_go)})
+        await events.refresh_messages(tx, days)
 
 
 async def _take_early(tx: Transaction, new: Sequence[MessageFacts]) -> list[events.EventFacts]:
     """Take what was kept for messages until now; what another message of the same id was told is dropped."""
-    by_id = {fact.i: fact for fact in new}
+    by_id = {fact.id: fact for fact in new}
     if not by_id:
         return []
-    kept = await tx.fetch(query("take_early_events"), {"ids": list(by_id)})
+    kept = await tx.fetch(query("take_early_events"), {"ids": arrays.of_plain(list(by_id))})
     return [
-        msgspec.structs.replace(event, d=by_id[event.i].d)
+        msgspec.structs.replace(event, d=by_id[event.i].day)
         for event in events.decode([event for (event,) in kept])
-        if event.g in ("", by_id[event.i].g)
+        if event.g in ("", by_id[event.i].digest)
     ]
 
 
@@ -177,16 +209,101 @@ def _chunks(facts: Sequence[MessageFacts]) -> Iterator[list[MessageFacts]]:
     chunk: list[MessageFacts] = []
     size = deliveries = 0
     for fact in facts:
-        count = len(fact.u) * len(fact.ch)
-        if chunk and (size + fact.l > _CHUNK_BYTES or deliveries + count > _CHUNK_DELIVERIES):
+        if chunk and (
+            size + len(fact.raw) > _CHUNK_BYTES or deliveries + fact.deliveries > _CHUNK_DELIVERIES
+        ):
             yield chunk
             chunk, size, deliveries = [], 0, 0
         chunk.append(fact)
-        size += fact.l
-        deliveries += count
+        size += len(fact.raw)
+        deliveries += fact.deliveries
     if chunk:
         yield chunk
 
 
+def _columns(facts: Sequence[MessageFacts], content: ContentCipher) -> dict[str, object]:
+    """Lay out messages as `insert_messages.sql` reads them: see there."""
+    stored = [content.seal(fact.id, fact.raw) for fact in facts]
+    lengths = [len(one) for one in stored]
+    numbered = list(enumerate(facts, 1))
+    recipients = [(number, user) for number, fact in numbered for user in fact.recipients]
+    deliveries = [
+        (number, user, channel, None)
+        for number, fact in numbered
+        for user in fact.recipients
+        for channel in fact.channels
+    ] + [
+        (number, user, channel, fact.after_ms)
+        for number, fact in numbered
+        if fact.fallbacks
+        for user in fact.recipients
+        for channel in fact.fallbacks
+    ]
+    return {
+        "offsets": arrays.of_plain([fact.offset for fact in facts]),
+        "ids": arrays.of_plain([fact.id for fact in facts]),
+        "days": arrays.of_plain([fact.day for fact in facts]),
+        "digests": bytes.fromhex("".join([fact.digest for fact in facts])),
+        "accepted": arrays.of_plain([fact.accepted_ms for fact in facts]),
+        "created": arrays.of_plain([fact.created_ms for fact in facts]),
+        "due": arrays.of_optional([fact.due_ms for fact in facts]),
+        "expires": arrays.of_optional([fact.expires_ms for fact in facts]),
+        "senders": arrays.of_texts([fact.sender for fact in facts]),
+        "creators": arrays.of_texts([fact.created_by for fact in facts]),
+        "types": arrays.of_texts([fact.type for fact in facts]),
+        "originals": arrays.of_bytes(b"".join(stored)),
+        "places": arrays.of_plain(list(accumulate(lengths, initial=1))[:-1]),
+        "lengths": arrays.of_plain(lengths),
+        "recipient_of": arrays.of_plain([number for number, _ in recipients]),
+        "recipients": arrays.of_texts([user for _, user in recipients]),
+        "delivery_of": arrays.of_plain([one[0] for one in deliveries]),
+        "delivery_users": arrays.of_texts([one[1] for one in deliveries]),
+        "channels": arrays.of_texts([one[2] for one in deliveries]),
+        "after": arrays.of_optional([one[3] for one in deliveries]),
+    }
+
+
+def _keyed(facts: Sequence[MessageFacts]) -> list[Keyed]:
+    return [
+        Keyed(fact.id, fact.day, fact.accepted_ms, fact.collapse, fact.recipients)
+        for fact in facts
+        if fact.collapse is not None
+    ]
+
+
+def _inbox_columns(facts: Sequence[MessageFacts], letting_go: Sequence[str]) -> dict[str, object]:
+    """Lay out the inbox rows of messages as `count_inbox.sql` reads them: see there.
+
+    Of the users `letting_go` something has expired already.
+    """
+    at_once = set(letting_go)
+    rows = [(user, fact) for fact in facts for user in fact.recipients]
+    days = {fact.day for fact in facts}
+    first, last = dt.date.fromisoformat(min(days)), dt.date.fromisoformat(max(days))
+    return {
+        "is_narrow": (last - first).days < 2,
+        "inbox_users": arrays.of_texts([user for user, _ in rows]),
+        "inbox_days": arrays.of_plain([fact.day for _, fact in rows]),
+        "inbox_arrived": arrays.of_plain([fact.accepted_ms for _, fact in rows]),
+        "inbox_expires": arrays.of_optional(
+            [0 if user in at_once else fact.expires_ms for user, fact in rows]
+        ),
+    }
+
+
 def _encode(facts: Sequence[MessageFacts]) -> str:
-    return _encoder.encode(facts).decode()
+    """Encode what the statements about messages that are there already read."""
+    return _encoder.encode(
+        [
+            {
+                "o": fact.offset,
+                "i": fact.id,
+                "d": fact.day,
+                "g": fact.digest,
+                "a": fact.accepted_ms,
+                "x": fact.expires_ms,
+                "u": fact.recipients,
+            }
+            for fact in facts
+        ]
+    ).decode()

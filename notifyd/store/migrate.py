@@ -1,7 +1,8 @@
 """Migrations: numbered SQL files, forward only, each in a transaction of its own.
 
 Many pods may start at once: one works, the others wait for it. A lock that a living system holds
-is waited for briefly and asked for again, so that nothing queues up behind a migration.
+is waited for briefly and asked for again, so that nothing queues up behind a migration; indexes are built
+beside the system, before the file that creates them is run.
 """
 
 from __future__ import annotations
@@ -19,14 +20,18 @@ from notifyd.errors import ConfigError, TransientError
 from notifyd.log import get_logger
 from notifyd.metrics import Metrics
 from notifyd.settings import Settings
+from notifyd.store.indexes import build_ahead
 from notifyd.store.pool import Database, Transaction
 
 #: Any fixed number that no other program takes: "notifyd" in ASCII.
 _LOCK: Final = 0x6E6F7469667964
 _FILE: Final = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
-#: Attempts for one migration that finds tables locked; with a lock timeout of 10 s about 5 minutes.
-_ATTEMPTS: Final = 30
-_LOCK_TIMEOUT: Final = "10s"
+#: Who waits for a table keeps all others waiting behind, so it is asked for briefly, and often.
+_LOCK_TIMEOUT: Final = "1s"
+#: Attempts for one migration that finds tables locked: about 5 minutes.
+_ATTEMPTS: Final = 200
+#: Attempts between two lines that say so.
+_TELL_EVERY: Final = 20
 
 _TABLE: Final = """
 CREATE TABLE IF NOT EXISTS schema_migration (
@@ -77,7 +82,7 @@ async def migrate(settings: Settings, on_progress: Callable[[str], None] | None 
     await database.start(wait=True)
     try:
         done: list[str] = []
-        while (title := await _apply_next(database, on_progress)) is not None:
+        while (title := await _apply_next(database, settings, on_progress)) is not None:
             done.append(title)
         await database.fetch("SELECT ensure_day(current_date), ensure_day(current_date + 1)")
         return done
@@ -108,34 +113,51 @@ async def require_schema(database: Database) -> None:
         )
 
 
-async def _apply_next(database: Database, on_progress: Callable[[str], None] | None) -> str | None:
-    for attempt in range(1, _ATTEMPTS + 1):
+async def _apply_next(
+    database: Database, settings: Settings, on_progress: Callable[[str], None] | None
+) -> str | None:
+    attempt, is_told = 1, False
+    while True:
         try:
             async with database.transaction() as tx:
-                # One at a time, over all pods: the lock ends with the transaction, however that ends.
-                await tx.fetch(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'; SET LOCAL statement_timeout = 0")
-                await tx.fetch("SELECT pg_advisory_xact_lock(%(lock)s)", {"lock": _LOCK})
+                # One at a time, over all pods: the lock ends with the transaction, however that ends. It is
+                # not waited for: an index that is being built waits for every statement that began before.
+                await tx.fetch(
+                    f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'; SET LOCAL statement_timeout = 0;"
+                    "SET LOCAL idle_in_transaction_session_timeout = 0"
+                )
+                [(is_ours,)] = await tx.fetch("SELECT pg_try_advisory_xact_lock(%(lock)s)", {"lock": _LOCK})
                 pending = await _pending(tx)
                 if not pending:
                     return None
-                migration = pending[0]
-                if on_progress is not None and attempt == 1:
-                    on_progress(migration.title)
-                await tx.fetch(_TABLE)
-                await tx.fetch(migration.sql)
-                await tx.fetch(
-                    "INSERT INTO schema_migration (number, name, checksum)"
-                    " VALUES (%(number)s, %(name)s, %(checksum)s)",
-                    {"number": migration.number, "name": migration.name, "checksum": migration.checksum},
-                )
+                if is_ours:
+                    migration = pending[0]
+                    if on_progress is not None and attempt == 1:
+                        on_progress(migration.title)
+                    await build_ahead(settings, migration.sql)
+                    await _apply(tx, migration)
         except TransientError as error:
             if attempt == _ATTEMPTS:
                 raise
-            _log.warning("migration_waits", attempt=attempt, error=error.message)
-            await asyncio.sleep(random.uniform(0.2, 1.0))
+            if attempt % _TELL_EVERY == 1:
+                _log.warning("migration_waits", attempt=attempt, reason=error.reason, error=error.message)
+            attempt += 1
         else:
-            return migration.title
-    return None
+            if is_ours:
+                return migration.title
+            if not is_told:
+                is_told = True
+                _log.info("migration_waits", reason="another_migrates", pending=len(pending))
+        await asyncio.sleep(random.uniform(0.2, 1.0))
+
+
+async def _apply(tx: Transaction, migration: Migration) -> None:
+    await tx.fetch(_TABLE)
+    await tx.fetch(migration.sql)
+    await tx.fetch(
+        "INSERT INTO schema_migration (number, name, checksum) VALUES (%(number)s, %(name)s, %(checksum)s)",
+        {"number": migration.number, "name": migration.name, "checksum": migration.checksum},
+    )
 
 
 async def _pending(tx: Transaction) -> list[Migration]:

@@ -30,7 +30,8 @@ async def read_past(  # noqa: PLR0917
 ) -> StoredPast:
     """Read the first `limit` rows of a user's inbox within ranges of offsets, [from, to) per partition.
 
-    Rows and marks are of one snapshot. Raises `TransientError` while the database is away.
+    Rows and marks are of one snapshot. Raises `TransientError` while the database is away, and
+    `ContentKeyError` where one of them cannot be opened.
     """
     params = {
         "incarnation": incarnation,
@@ -46,5 +47,8 @@ async def read_past(  # noqa: PLR0917
         rows = await tx.fetch(query("read_past_messages"), params)
     return StoredPast(
         {partition: (first, following) for partition, first, following in marks},
-        [(partition, offset, at_ms, bytes(raw)) for partition, offset, at_ms, raw in rows],
+        [
+            (partition, offset, at_ms, database.content.open(message_id, bytes(stored)))
+            for partition, offset, at_ms, message_id, stored in rows
+        ],
     )

@@ -8,9 +8,11 @@ a replay after any crash changes nothing and a batch out of turn is turned away.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Final, TypeVar
+from functools import partial
+from typing import Final, Protocol, TypeVar
 
 from notifyd.delivery.pod import PodPosition
 from notifyd.metrics import Metrics
@@ -25,8 +27,8 @@ from notifyd.store.batch import (
     Written,
 )
 from notifyd.store.errors import MissingPartition, RowError
-from notifyd.store.events import EventRow, read_events, write_events
-from notifyd.store.messages import write_messages
+from notifyd.store.events import EventBatch, EventRow, read_events
+from notifyd.store.messages import MessageBatch
 from notifyd.store.pool import Database, Transaction
 from notifyd.store.positions import read_position, write_positions
 from notifyd.store.sql import query
@@ -39,7 +41,16 @@ _MAX_KNOWN_DAYS: Final = 1000
 _MAX_ERROR_CHARS: Final = 500
 
 _Row = TypeVar("_Row", MessageRow, EventRow)
-_Work = Callable[[Transaction, Place, Sequence[_Row]], Awaitable[Tally]]
+
+
+class _Batch(Protocol):
+    """Rows that are laid out for the database."""
+
+    async def write(self, tx: Transaction) -> Tally:
+        """Write them and tell what was done."""
+
+
+_Layout = Callable[[Place, Sequence[_Row]], _Batch]
 
 
 class PersistStore:
@@ -86,8 +97,9 @@ class PersistStore:
         nothing was written, or nobody can tell: call again with the same batch.
         """
         place = await self._place(topic, partition)
+        layout = partial(MessageBatch, content=self._database.content)
         return await self._write(
-            place, start, end, rows=rows, unread=[], work=write_messages, on_refused=on_refused
+            place, start, end, rows=rows, unread=[], layout=layout, on_refused=on_refused
         )
 
     async def write_events(  # noqa: PLR0917
@@ -121,7 +133,7 @@ class PersistStore:
         current = [position for position in positions if position.incarnation == self._incarnation]
         await write_positions(self._database, place.incarnation, current)
         return await self._write(
-            place, start, end, rows=rows, unread=refused, work=write_events, on_refused=on_refused
+            place, start, end, rows=rows, unread=refused, layout=EventBatch, on_refused=on_refused
         )
 
     async def _write(
@@ -132,7 +144,7 @@ class PersistStore:
         *,
         rows: Sequence[_Row],
         unread: Sequence[Refused],
-        work: _Work[_Row],
+        layout: _Layout[_Row],
         on_refused: OnRefused,
     ) -> Written:
         """Try, set aside what is at fault, and try again without it, until the rest is committed.
@@ -150,7 +162,7 @@ class PersistStore:
             await _tell(unread, told, on_refused)
         left = list(rows)
         while True:
-            result = await self._attempt(place, start, end, left, work)
+            result = await self._attempt(place, start, end, left, layout)
             if not isinstance(result, list):
                 written, tally = result
                 if tally is not None:
@@ -161,36 +173,41 @@ class PersistStore:
             left = [row for row in left if id(row) not in set_aside]
 
     async def _attempt(
-        self, place: Place, start: int, end: int, rows: Sequence[_Row], work: _Work[_Row]
+        self, place: Place, start: int, end: int, rows: Sequence[_Row], layout: _Layout[_Row]
     ) -> tuple[Written, Tally | None] | list[tuple[_Row, Refused]]:
         """Write everything, or nothing and say which rows are at fault."""
         homeless = await self._without_partition(rows)
         if homeless:
             return homeless
         try:
+            batch = layout(place, rows)
             async with self._database.transaction() as tx:
                 mark = await self._lock_mark(tx, place, start)
                 if mark < start:
                     return Written("behind", mark), None
                 if mark >= end:
                     return Written("replayed", mark), None
-                # A batch that begins below the mark and ends above it is new from the mark on.
-                tally = await work(tx, place, [row for row in rows if row.offset >= mark])
+                if mark > start:
+                    # A batch that begins below the mark and ends above it is new from the mark on.
+                    batch = layout(place, [row for row in rows if row.offset >= mark])
+                tally = await batch.write(tx)
                 if not tally.refused:
-                    await tx.commit(query("move_mark"), place.params(end=end))
+                    last = f"{tally.last};" if tally.last else ""
+                    params = place.params(end=end, **tally.last_params)
+                    await tx.commit(last + query("move_mark"), params)
                     return Written("written", end, tally.messages, tally.doubles, tally.events), tally
                 await tx.rollback()
             of_offset = {row.offset: row for row in rows}
             return [(of_offset[one.offset], one) for one in tally.refused]
         except RowError as error:
-            return await self._find_poison(place, rows, work, error)
+            return await self._find_poison(place, rows, layout, error)
         except MissingPartition:
             # Retention took it away meanwhile; the next call makes it anew.
             self._known_days.clear()
             raise
 
     async def _find_poison(
-        self, place: Place, rows: Sequence[_Row], work: _Work[_Row], error: RowError
+        self, place: Place, rows: Sequence[_Row], layout: _Layout[_Row], error: RowError
     ) -> list[tuple[_Row, Refused]]:
         """Halve a failing batch, without keeping anything, until the rows at fault stand alone."""
         if len(rows) == 1:
@@ -201,11 +218,14 @@ class PersistStore:
         middle = len(rows) // 2
         for half in (rows[:middle], rows[middle:]):
             try:
+                batch = layout(place, half)
                 async with self._database.transaction() as tx:
-                    await work(tx, place, half)
+                    tally = await batch.write(tx)
+                    if tally.last:
+                        await tx.fetch(tally.last, tally.last_params)
                     await tx.rollback()
             except RowError as narrower:
-                found += await self._find_poison(place, half, work, narrower)
+                found += await self._find_poison(place, half, layout, narrower)
         if not found:
             raise error
         return found
@@ -261,6 +281,9 @@ class PersistStore:
         ):
             if rows:
                 self._metrics.persisted.labels(table).inc(rows)
+        for channel in {channel for channel, _ in tally.ended}:
+            ages = Counter(age_ms / 1000 for name, age_ms in tally.ended if name == channel)
+            self._metrics.accepted_to_final.labels(channel).observe_counts(ages)
         if tally.dropped:
             self._metrics.events_dropped.labels("no_delivery").inc(tally.dropped)
 

@@ -1,6 +1,8 @@
 """The database behind one small pool: aiopg's connections, and all of its traps in one place.
 
 - A `statement_timeout` surfaces as `asyncio.CancelledError`: told from a real one, made transient.
+- It waits with `asyncio.wait_for`, which before Python 3.12 keeps a cancellation to itself where what it
+  waits for ends at that moment: a task that is to end would go on for good. It is raised here.
 - libpq goes on to the next host or address by itself and changes the socket under aiopg, which
   hangs or, under uvloop, raises `RuntimeError`: hosts and addresses are tried one by one here.
 - A socket that libpq closed can have its number taken by another transport, and uvloop refuses to
@@ -19,7 +21,8 @@ import errno
 import os
 import random
 import select
-from collections.abc import AsyncIterator, Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import aiopg
@@ -32,6 +35,7 @@ from notifyd.log import get_logger
 from notifyd.metrics import Metrics
 from notifyd.settings import Settings
 from notifyd.store.address import Address, addresses_of, describe, parse_url
+from notifyd.store.cipher import ContentCipher
 from notifyd.store.errors import UNREACHABLE, RowError, meaning_of, meaning_of_refusal
 
 #: A lock held by someone else (a migration, a long transaction) is waited for no longer than this.
@@ -67,15 +71,19 @@ class Database:
         self._settings = settings
         self._metrics = metrics
         self._application = application
+        #: What messages say passes through it on its way to and from their rows.
+        self.content = ContentCipher.of(settings)
         self._options = parse_url(settings.database_url.get_secret_value())
         self.where = describe(self._options)
         self._free: list[aiopg.Connection] = []
         self._used: set[aiopg.Connection] = set()
         self._slots = asyncio.Semaphore(settings.database_pool_size)
         self._is_closed = False
+        self._is_counted = False
+        self._read_only_line_at = 0.0
         self._session = (
             f"SET statement_timeout = {int(settings.database_statement_timeout_s * 1000)};"
-            f"SET lock_timeout = {int(min(_LOCK_TIMEOUT_S, settings.database_statement_timeout_s) * 1000)};"
+            f"SET lock_timeout = {int(_lock_timeout_s(settings) * 1000)};"
             f"SET idle_in_transaction_session_timeout = "
             f"{int(settings.database_statement_timeout_s * 2000)};"
             # Compiling a statement of some milliseconds costs hundreds; all is looked up by key, and
@@ -92,6 +100,9 @@ class Database:
         """
         loop = asyncio.get_running_loop()
         failures, next_line_at = 0, 0.0
+        if not self._is_counted:
+            self._is_counted = True
+            self._metrics.database_connections_max.inc(self._settings.database_pool_size)
         while True:
             try:
                 async with self._connection():
@@ -116,6 +127,9 @@ class Database:
     async def stop(self) -> None:
         """Close all connections; work in progress on them fails."""
         self._is_closed = True
+        if self._is_counted:
+            self._is_counted = False
+            self._metrics.database_connections_max.dec(self._settings.database_pool_size)
         for connection in [*self._free, *self._used]:
             _dispose(connection)
         self._free.clear()
@@ -155,13 +169,17 @@ class Database:
     async def _connection(self) -> AsyncIterator[aiopg.Connection]:
         if self._is_closed:
             raise TransientError("the database pool is closed", reason="database_closed")
+        asked_at = time.monotonic()
         async with self._slots:
             connection = self._take_free() or await self._connect()
+            self._metrics.database_wait.observe(time.monotonic() - asked_at)
+            self._metrics.database_connections.inc()
             self._used.add(connection)
             try:
                 yield connection
             finally:
                 self._used.discard(connection)
+                self._metrics.database_connections.dec()
                 # What was cut in the middle of a transaction is in no state to go on.
                 if self._is_closed or connection.closed or not _is_idle(connection):
                     _dispose(connection)
@@ -215,7 +233,8 @@ class Database:
         try:
             # Made first and awaited then, so that one that comes to nothing can be put away.
             connection = _begin_to_connect(timeout_s, options)
-            await connection
+            with _no_cancel_lost():
+                await connection
             rows = await self._run(connection, self._session, None)
         except BaseException as error:
             if connection is not None:
@@ -236,12 +255,13 @@ class Database:
     async def _run(self, connection: aiopg.Connection, sql: str, params: Params | None) -> list[Row]:
         timeout_s = self._settings.database_statement_timeout_s
         try:
-            cursor = await connection.cursor(timeout=timeout_s + _SILENCE_S)
-            try:
-                await cursor.execute(sql, params)
-                return await cursor.fetchall() if cursor.description else []
-            finally:
-                cursor.close()
+            with _no_cancel_lost():
+                cursor = await connection.cursor(timeout=timeout_s + _SILENCE_S)
+                try:
+                    await cursor.execute(sql, params)
+                    return await cursor.fetchall() if cursor.description else []
+                finally:
+                    cursor.close()
         except asyncio.CancelledError:
             _dispose(connection)
             if _is_being_cancelled():
@@ -257,9 +277,16 @@ class Database:
             if not isinstance(ours, RowError):
                 _dispose(connection)
             if ours.reason == "database_read_only":
-                _log.warning("database_read_only", database=self.where)
+                self._tell_read_only()
                 self._empty()
             raise ours from None
+
+    def _tell_read_only(self) -> None:
+        """Say it, and again while it lasts: each statement of each connection finds out for itself."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._read_only_line_at:
+            self._read_only_line_at = now + _REMINDER_S
+            _log.warning("database_read_only", database=self.where)
 
     def _empty(self) -> None:
         """Drop every connection, those in use as soon as they come back: the writable host may be another."""
@@ -276,6 +303,8 @@ class Transaction:
         self._connection = connection
         self._begin = begin
         self._is_over = False
+        #: As that of the database.
+        self.content = database.content
 
     async def fetch(self, sql: str, params: Params | None = None) -> list[Row]:
         """Run a statement and return its rows."""
@@ -316,13 +345,33 @@ class _Poll:
 aiopg.connection.select = _Poll  # type: ignore[attr-defined, assignment]
 
 
+def _lock_timeout_s(settings: Settings) -> float:
+    """Below the limit of a statement, so that the server tells a lock of others from a slow statement."""
+    return min(_LOCK_TIMEOUT_S, settings.database_statement_timeout_s / 2)
+
+
 def _is_idle(connection: aiopg.Connection) -> bool:
     return bool(connection.raw.get_transaction_status() == psycopg2.extensions.TRANSACTION_STATUS_IDLE)
 
 
 def _is_being_cancelled() -> bool:
+    return _cancels() > 0
+
+
+def _cancels() -> int:
     task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
+    return task.cancelling() if task is not None else 0
+
+
+@contextlib.contextmanager
+def _no_cancel_lost() -> Iterator[None]:
+    """Raise a cancellation that came meanwhile and that what ran within did not pass on."""
+    before = _cancels()
+    try:
+        yield
+    finally:
+        if _cancels() > before:
+            raise asyncio.CancelledError
 
 
 def _begin_to_connect(timeout_s: float, options: Mapping[str, Any]) -> aiopg.Connection:

@@ -17,13 +17,12 @@ from typing import Final
 
 from notifyd.errors import TransientError
 from notifyd.settings import Settings
+from notifyd.store.alone import alone
 from notifyd.store.days import ONE_DAY
 from notifyd.store.events import days_params
 from notifyd.store.pool import Database
 from notifyd.store.sql import query
 
-#: Any fixed number that no other program takes: "notifret" in ASCII.
-_LOCK: Final = 0x6E6F746966726574
 #: Partitions are made for today and so many days after it, as far as `ensure_day` goes.
 _DAYS_AHEAD: Final = 2
 _BATCH_ROWS: Final = 1000
@@ -37,6 +36,7 @@ _ROWS: Final = {
     "early_event": "recorded_at < %(before)s::timestamptz",
     "pod_position": "expires_at < %(before)s::timestamptz",
     "dlq_audit": "at < %(before)s::timestamptz",
+    "newest_of_key": "day < %(before)s::date",
 }
 
 
@@ -92,6 +92,7 @@ class Retention:
             "early_event": now - dt.timedelta(seconds=settings.topic_retention_s),
             "pod_position": now - _POSITIONS_KEPT,
             "dlq_audit": now - ONE_DAY * settings.retention_audit_days,
+            "newest_of_key": self.first_days["inbox"],
         }
 
     async def plan(self) -> Plan:
@@ -137,10 +138,8 @@ class Retention:
 
     @contextlib.asynccontextmanager
     async def _alone(self) -> AsyncIterator[None]:
-        async with self._database.transaction() as tx:
-            await tx.fetch("SET LOCAL idle_in_transaction_session_timeout = 0")
-            [(is_ours,)] = await tx.fetch("SELECT pg_try_advisory_xact_lock(%(lock)s)", {"lock": _LOCK})
-            if not is_ours:
+        async with alone(self._database, "notifyd.retention") as tx:
+            if tx is None:
                 raise TransientError(
                     "another run of retention is at work", reason="retention_running", remedy="wait for it"
                 )

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 
 from notifyd.delivery.overdue import FALLBACK, Overdue, Pod
+from notifyd.log import get_logger
+from notifyd.store import arrays
+from notifyd.store.alone import alone
+from notifyd.store.cipher import ContentKeyError
 from notifyd.store.events import days_params
 from notifyd.store.pool import Database, Transaction
 from notifyd.store.sql import query
 
-#: Of Postgres' advisory locks the one that the leader holds.
-_LEADER_LOCK: Final = "hashtextextended('notifyd.sweep', 0)"
+#: Nothing is known of a new day's tables, and the planner would rather read the whole of them.
+_BY_KEY: Final = "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; "
+
+_log = get_logger(component="sweep")
 
 
 class Leadership:
@@ -37,10 +43,8 @@ class SweepStore:
     @contextlib.asynccontextmanager
     async def lead(self) -> AsyncIterator[Leadership | None]:
         """Try to become the leader until the block ends; None where another is."""
-        async with self._database.transaction() as tx:
-            await tx.fetch("SET LOCAL idle_in_transaction_session_timeout = 0")
-            [(is_ours,)] = await tx.fetch(f"SELECT pg_try_advisory_xact_lock({_LEADER_LOCK})")
-            yield Leadership(tx) if is_ours else None
+        async with alone(self._database, "notifyd.sweep") as tx:
+            yield Leadership(tx) if tx is not None else None
 
     async def marks(self, incarnation: str, topic: str, partitions: Sequence[int]) -> dict[int, int]:
         """Return below which offset of each partition every row is stored."""
@@ -62,29 +66,36 @@ class SweepStore:
 
     async def claim_due(self, horizon_ms: int, *, limit: int, lease_s: float) -> list[Overdue]:
         """Lease what is due to be looked at, the longest waiting first."""
-        params = {"horizon": horizon_ms, "limit": limit, "lease_s": lease_s}
-        rows = await self._database.fetch(query("claim_due"), params)
-        return [_overdue(row) for row in rows]
+        async with self._database.transaction() as tx:
+            return await _lease_due(tx, horizon_ms, limit, lease_s)
 
     async def peek_due(self, horizon_ms: int, *, limit: int) -> list[Overdue]:
         """Return what `claim_due` would lease, and lease nothing."""
         async with self._database.transaction() as tx:
-            params = {"horizon": horizon_ms, "limit": limit, "lease_s": 0.0}
-            rows = await tx.fetch(query("claim_due"), params)
+            found = await _lease_due(tx, horizon_ms, limit, 0.0)
             await tx.rollback()
-        return [_overdue(row) for row in rows]
+        return found
 
     async def claim_scheduled(self, *, limit: int, lease_s: float) -> list[tuple[str, bytes, int]]:
-        """Lease messages whose time has come: (id, original bytes, due in Unix ms) each."""
+        """Lease messages whose time has come: (id, original bytes, due in Unix ms) each.
+
+        One that cannot be opened is leased and left out, so that it is looked at again.
+        """
         rows = await self._database.fetch(query("claim_scheduled"), {"limit": limit, "lease_s": lease_s})
-        return [(message_id, bytes(raw), due_ms) for message_id, raw, due_ms in rows]
+        opened = self._open((message_id, stored) for message_id, stored, _ in rows)
+        return [(message_id, opened[message_id], due) for message_id, _, due in rows if message_id in opened]
 
     async def originals(self, found: Sequence[Overdue]) -> dict[str, bytes]:
-        """Read the bytes of messages by id."""
+        """Read the bytes of messages by id; those that are gone or cannot be opened are left out."""
         days = {one.id: one.day for one in found}
         params = {"ids": list(days), "days": list(days.values()), **days_params(days.values())}
         rows = await self._database.fetch(query("read_originals"), params)
-        return {message_id: bytes(raw) for message_id, raw in rows}
+        return self._open(rows)
+
+    async def oldest_open_s(self, *, scan: int = 10_000) -> float:
+        """Return the age of the oldest message with an unfinished delivery (s), of the `scan` first due."""
+        [(age_s,)] = await self._database.fetch(query("find_oldest_open"), {"scan": scan})
+        return float(age_s)
 
     async def begin_resends(self, runs: Mapping[Overdue, str]) -> None:
         """Note the run of each before it is sent, so that who takes over from us sends that one again."""
@@ -104,6 +115,22 @@ class SweepStore:
                 "postpone_checks", [_key(one, s=wait) for one, wait in waits.items()], list(waits)
             )
 
+    def _open(self, stored: Iterable[Sequence[Any]]) -> dict[str, bytes]:
+        """Open what can be; of the rest the log says which key it takes."""
+        opened: dict[str, bytes] = {}
+        sealed: dict[str, list[ContentKeyError]] = {}
+        for message_id, value in stored:
+            try:
+                opened[message_id] = self._database.content.open(message_id, bytes(value))
+            except ContentKeyError as error:
+                sealed.setdefault(error.key_id, []).append(error)
+        for key_id, errors in sealed.items():
+            first = errors[0]
+            _log.error(
+                "content_sealed", key_id=key_id, reason=first.reason, messages=len(errors), error=str(first)
+            )
+        return opened
+
     async def _change(
         self, name: str, rows: Sequence[Mapping[str, Any]], found: Sequence[Overdue], **more: object
     ) -> None:
@@ -113,6 +140,22 @@ class SweepStore:
         async with self._database.transaction() as tx:
             await tx.fetch(query("lock_messages"), keys)
             await tx.commit(query(name), {**keys, "rows": msgspec.json.encode(rows).decode(), **more})
+
+
+async def _lease_due(tx: Transaction, horizon_ms: int, limit: int, lease_s: float) -> list[Overdue]:
+    due = await tx.fetch(query("claim_due"), {"horizon": horizon_ms, "limit": limit})
+    if not due:
+        return []
+    ids, users, channels, days = zip(*due, strict=True)
+    params = {
+        "ids": arrays.of_plain(ids),
+        "users": arrays.of_texts(users),
+        "channels": arrays.of_texts(channels),
+        "days": arrays.of_plain(days),
+        "day_set": sorted(set(days)),
+        "lease_s": lease_s,
+    }
+    return [_overdue(row) for row in await tx.fetch(_BY_KEY + query("lease_due"), params)]
 
 
 def _key(one: Overdue, **more: object) -> dict[str, object]:

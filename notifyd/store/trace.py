@@ -3,108 +3,27 @@
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
 
+from notifyd.delivery.event import INBOX_STAGES, Event
+from notifyd.delivery.state import DeliveryState, is_final, merge
 from notifyd.message.ids import is_time_ordered, time_of
+from notifyd.store.events import EventFacts, decode
+from notifyd.store.life import UNKNOWN, DeliveryLife, MessageLife, Moment
 from notifyd.store.pool import Database, Transaction
 from notifyd.store.sql import query
 
 _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
-#: State of a message whose row is not there yet, though events of it are.
-UNKNOWN: Final = "unknown"
-#: A message in one of these goes on by itself no more.
-FINAL_STATES: Final = frozenset({"done", "dead"})
-
-
-@dataclass(frozen=True, slots=True)
-class Moment:
-    """One thing that happened, at `at` (UTC)."""
-
-    stage: str
-    at: dt.datetime
-    pod: str | None = None
-    attempt: int = 0
-    reason: str | None = None
-    detail: str | None = None
-    due_at: dt.datetime | None = None
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the form of DESIGN 18."""
-        return {
-            "stage": self.stage,
-            "at": _text(self.at),
-            "pod": self.pod,
-            "attempt": self.attempt,
-            "reason": self.reason,
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class DeliveryLife:
-    """One recipient by one channel. `next_check_at`: when the sweep looks after it."""
-
-    user: str
-    channel: str
-    state: str
-    attempts: int
-    is_final: bool
-    next_check_at: dt.datetime | None
-    due_at: dt.datetime | None
-    reason: str | None
-    detail: str | None
-    moments: tuple[Moment, ...]
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the form of DESIGN 18."""
-        return {
-            "user": self.user,
-            "channel": self.channel,
-            "state": self.state,
-            "attempts": self.attempts,
-            "next_check_at": None if self.next_check_at is None else _text(self.next_check_at),
-            "events": [moment.as_json() for moment in self.moments],
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class MessageLife:
-    """Everything known of a message. `envelope` without `content.contacts`; `position` as `partition:offset`.
-
-    `moments` are those of the message itself, and of deliveries that nothing else is known of yet.
-    """
-
-    id: str
-    state: str
-    envelope: dict[str, Any] | None
-    position: str | None
-    deliveries: tuple[DeliveryLife, ...]
-    moments: tuple[Moment, ...]
-
-    @property
-    def is_final(self) -> bool:
-        """Whether the message has ended."""
-        return self.state in FINAL_STATES
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the form of DESIGN 18."""
-        return {
-            "id": self.id,
-            "state": self.state,
-            "envelope": self.envelope,
-            "position": self.position,
-            "deliveries": [delivery.as_json() for delivery in self.deliveries],
-            "events": [moment.as_json() for moment in self.moments],
-        }
-
 
 async def read_trace(database: Database, message_id: str) -> dict[str, Any] | None:
     """Read the life of a message in the form of DESIGN 18; None for an id that nobody has seen.
 
-    `message_id` is a UUID in any case. Raises `TransientError` while the database is away.
+    `message_id` is a UUID in any case. Raises `TransientError` while the database is away, and
+    `ContentKeyError` where the message cannot be opened.
     """
     life = await read_life(database, message_id)
     return None if life is None else life.as_json()
@@ -120,15 +39,15 @@ async def read_life(database: Database, message_id: str, *, user: str | None = N
         day = await _day_of(tx, message_id)
         key = {"id": message_id, "day": day, "user": user}
         found = await tx.fetch(query("read_message"), key) if day is not None else []
-        if user is not None and not (found and user in msgspec.json.decode(found[0][3])["toUserIds"]):
+        envelope = _envelope(tx.content.open(message_id, bytes(found[0][3]))) if found else None
+        if user is not None and user not in (envelope or {}).get("toUserIds", ()):
             return None
         if not found:
             early = await tx.fetch(query("read_early_events"), {"id": message_id})
-            moments = tuple(_moment(row[2:]) for row in early)
-            return MessageLife(message_id, UNKNOWN, None, None, (), moments) if early else None
+            return _early_life(message_id, decode([event for (event,) in early])) if early else None
         deliveries = await tx.fetch(query("read_deliveries"), key)
         events = await tx.fetch(query("read_events"), key)
-    [(state, partition, offset, raw, accepted_at, persisted_at, pod, due_at, released_at)] = found
+    [(state, partition, offset, _, accepted_at, persisted_at, pod, due_at, released_at, expires_at)] = found
     moments_of: dict[tuple[str, str], list[Moment]] = {(row[0], row[1]): [] for row in deliveries}
     own = [Moment("accepted", accepted_at), Moment("persisted", persisted_at, pod, due_at=due_at)]
     if released_at is not None:
@@ -139,16 +58,17 @@ async def read_life(database: Database, message_id: str, *, user: str | None = N
     return MessageLife(
         message_id,
         state,
-        visible_envelope(bytes(raw)),
+        envelope,
         f"{partition}:{offset}",
         tuple(
             DeliveryLife(
-                recipient, channel, its_state, attempts, is_final, check_at, due, reason, detail, moments
+                recipient, channel, its_state, attempts, is_over, check_at, due, reason, detail, moments
             )
-            for recipient, channel, its_state, attempts, check_at, due, reason, detail, is_final in deliveries
+            for recipient, channel, its_state, attempts, check_at, due, reason, detail, is_over in deliveries
             for moments in [tuple(moments_of[recipient, channel])]
         ),
         tuple(own),
+        expires_at,
     )
 
 
@@ -159,6 +79,47 @@ def visible_envelope(raw: bytes) -> dict[str, Any]:
     if isinstance(content, dict):
         content.pop("contacts", None)
     return envelope
+
+
+def _envelope(raw: bytes) -> dict[str, Any] | None:
+    return visible_envelope(raw) if raw else None  # empty: all whom it was for were forgotten
+
+
+def _early_life(message_id: str, facts: Sequence[EventFacts]) -> MessageLife:
+    """Tell what events say of a message that is not stored: the deliveries that they are about."""
+    own: list[Moment] = []
+    moments_of: dict[tuple[str, str], list[Moment]] = {}
+    states: dict[tuple[str, str], DeliveryState | None] = {}
+    for fact in facts:
+        due_at = None if fact.due is None else _at(fact.due)
+        moment = Moment(fact.s, _at(fact.a), fact.p, fact.n, fact.re, fact.de, due_at)
+        if fact.s in INBOX_STAGES:
+            own.append(moment)
+            continue
+        key = fact.u, fact.c
+        moments_of.setdefault(key, []).append(moment)
+        states[key] = merge(states.get(key), _event(fact))
+    deliveries = []
+    for (user, channel), moments in sorted(moments_of.items()):
+        state = states[user, channel]
+        if state is None:  # stages of a later release alone
+            life = DeliveryLife(user, channel, "pending", 0, False, None, None, None, None, tuple(moments))
+        else:
+            due_at = None if state.due_ms is None else _at(state.due_ms)
+            is_over = is_final(channel, state.stage, state.detail)
+            life = DeliveryLife(
+                user, channel, state.stage, state.attempts, is_over, None, due_at, state.reason, state.detail,
+                tuple(moments),
+            )  # fmt: skip
+        deliveries.append(life)
+    return MessageLife(message_id, UNKNOWN, None, None, tuple(deliveries), tuple(own))
+
+
+def _event(fact: EventFacts) -> Event:
+    return Event(
+        id=fact.i, day=fact.d, digest=fact.g, user=fact.u, channel=fact.c, stage=fact.s, at=fact.a,
+        pod=fact.p, run=fact.r, attempt=fact.n, due=fact.due, reason=fact.re, detail=fact.de,
+    )  # fmt: skip
 
 
 async def _day_of(tx: Transaction, message_id: str) -> str | None:
@@ -176,5 +137,5 @@ def _moment(row: Any) -> Moment:
     return Moment(stage, at, pod, attempt, reason, detail, due_at)
 
 
-def _text(at: dt.datetime) -> str:
-    return at.astimezone(dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def _at(ms: int) -> dt.datetime:
+    return _EPOCH + dt.timedelta(milliseconds=ms)

@@ -289,6 +289,7 @@ class EngineConsumer(FaustSeams):
             self.flows[tp] = self._new_flow(tp)
         await self._on_partitions_assigned(assigned)
         self._options.metrics.rebalances.labels(self._options.role).inc()
+        self._options.metrics.assigned.labels(self._options.role).set(len(self.flows))
         _log.info("partitions_assigned", role=self._options.role, partitions=_summary(assigned))
         self._start_flows()
         self.is_joined = True
@@ -378,6 +379,7 @@ class EngineConsumer(FaustSeams):
         cancelled at once, so that it writes no retry beside theirs.
         """
         flows = [self.flows.pop(tp) for tp in list(tps) if tp in self.flows]
+        self._options.metrics.assigned.labels(self._options.role).set(len(self.flows))
         if flows:
             for flow in flows:
                 flow.drain()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Final
@@ -138,9 +138,11 @@ class DeadLetter:
     headers: tuple[tuple[str, bytes], ...]
 
 
-async def read_dead_letters(settings: Settings) -> AsyncGenerator[DeadLetter, None]:
-    """Yield the whole DLQ, from its start to the end it has at this call."""
-    async with aclosing(read_topic(settings, Topics.of(settings).dlq)) as records:
+async def read_dead_letters(
+    settings: Settings, partitions: Sequence[int] | None = None
+) -> AsyncGenerator[DeadLetter, None]:
+    """Yield the whole DLQ, or some partitions, from its start to the end it has at this call."""
+    async with aclosing(read_topic(settings, Topics.of(settings).dlq, partitions)) as records:
         async for record in records:
             yield parse_dead_letter(record)
 
@@ -164,6 +166,11 @@ def parse_dead_letter(record: Any) -> DeadLetter:
         user=found.get(USER),
         headers=tuple((name, data or b"") for name, data in record.headers),
     )
+
+
+def foreign_headers(letter: DeadLetter) -> tuple[tuple[str, bytes], ...]:
+    """Return the headers that the record had before it died."""
+    return tuple((name, data) for name, data in letter.headers if name not in _OURS)
 
 
 def _number(text: str | None) -> int | None:

@@ -55,6 +55,8 @@ class EventWriter:
         self._role = role
         self._logger = get_logger()
         self._written: dict[str, Counter] = {}
+        #: By stage, events not yet counted in the metrics: that costs as much as the rest of it.
+        self._uncounted: dict[str, int] = {}
         self._partitions = 0
         self._buffers: dict[int, _Buffer] = {}
         self._flushes: set[asyncio.Task[None]] = set()
@@ -122,11 +124,7 @@ class EventWriter:
 
     def _count(self, event: Event, buffer: _Buffer, count: int) -> None:
         buffer.count += count
-        written = self._written.get(event.stage)
-        if written is None:
-            written = self._metrics.events_written.labels(self._role, event.stage)
-            self._written[event.stage] = written
-        written.inc(count)
+        self._uncounted[event.stage] = self._uncounted.get(event.stage, 0) + count
         if buffer.count >= _MAX_EVENTS:
             self._flush(partition_of(event.id, self._partitions))
 
@@ -160,7 +158,16 @@ class EventWriter:
         if is_next and buffer is not None and buffer.is_due:
             self._flush(partition)
 
+    def _count_written(self) -> None:
+        for stage, count in self._uncounted.items():
+            written = self._written.get(stage)
+            if written is None:
+                written = self._written[stage] = self._metrics.events_written.labels(self._role, stage)
+            written.inc(count)
+        self._uncounted.clear()
+
     def _flush(self, partition: int) -> None:
+        self._count_written()
         buffer = self._buffers.pop(partition)
         task = asyncio.create_task(self._send(partition, buffer, self._tails.get(partition)))
         self._tails[partition] = task

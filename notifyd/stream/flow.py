@@ -43,7 +43,8 @@ class PartitionFlow:
         self._resume_at = window - max(1, window // 4)
         self._resume_at_bytes = window_bytes - window_bytes // 4
         self._is_paused = False
-        self._delay_ms = int(delay_s * 1000)
+        #: A record is handed over once it is that old.
+        self.delay_ms = int(delay_s * 1000)
         self._on_change = on_change
         self._on_failure = on_failure
         self._ledger: PartitionLedger | None = None
@@ -127,11 +128,11 @@ class PartitionFlow:
         sizes = [len(record.value or b"") for record in records]
         self._ledger.read([record.offset for record in records], position, sizes)
         self._fetches.append((records[0].offset, records[0].timestamp))
-        if not self._delay_ms:
+        if not self.delay_ms:
             return self._batch(records, position)
         # By the clock of whoever wrote it, but no later than if it had been written just now: one
         # host whose clock is ahead must not hold up all that come behind it.
-        self._parked.extend((min(record.timestamp, now_ms) + self._delay_ms, record) for record in records)
+        self._parked.extend((min(record.timestamp, now_ms) + self.delay_ms, record) for record in records)
         return self.due(now_ms)
 
     def due(self, now_ms: int) -> Batch | None:

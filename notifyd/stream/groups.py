@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -101,6 +102,13 @@ async def clear_groups(settings: Settings, names: Sequence[str]) -> list[str]:
             for batch in _batches(here):
                 gone += [name for name, code in await _delete(admin, node, batch) if not code]
     return sorted(gone)
+
+
+async def clear_orphans(settings: Settings, base: str, *, older_than_s: float) -> list[str]:
+    """Delete those that start with `base`, nobody is in, and whose process began before; return them."""
+    found = await find_groups(settings, base)
+    orphans = orphans_of(found, now_ms=int(time.time() * 1000), older_than_s=older_than_s)
+    return await clear_groups(settings, [one.name for one in orphans])
 
 
 async def delete_group(settings: Settings, group: str, *, limit_s: float) -> bool:

@@ -86,6 +86,7 @@ class Producer:
     async def start(self) -> None:
         """Return once connected. Waits for a late broker, which it logs once; `ConfigError` if refused."""
         self._inner = await build_inner(self._settings, self._client_id)
+        self._metrics.produce_pending.set_function(lambda: self.pending)
 
     async def stop(self, flush_s: float) -> None:
         """Let go within about `flush_s` seconds; what is not confirmed by then fails, and is logged."""

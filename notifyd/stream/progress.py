@@ -14,7 +14,7 @@ from aiokafka.structs import TopicPartition
 
 from notifyd.settings import Settings
 from notifyd.stream.clients import as_notifyd_error, kafka_options
-from notifyd.stream.reading import partitions_of
+from notifyd.stream.reading import partitions_of, read_ends
 
 #: Records younger than this may be on their way; those older have been committed where all is well.
 YOUNG_S: Final = 15.0
@@ -26,7 +26,10 @@ class GroupProgress:
     def __init__(self, settings: Settings, group: str) -> None:
         self._settings = settings
         self._group = group
+        # What is judged is older than the deadline, so its record must not pass for a young one.
+        self._young_s = min(YOUNG_S, settings.sweep_check_after_s)
         self._consumer: AIOKafkaConsumer | None = None
+        self._ends_by_told: dict[TopicPartition, tuple[int, int]] = {}
 
     async def start(self) -> None:
         """Connect; raises `TransientError` or `ConfigError`."""
@@ -63,16 +66,28 @@ class GroupProgress:
         consumer = await self._connected()
         async with _in_our_words(self._settings, f"reading offsets of {topic}"):
             tps = [TopicPartition(topic, number) for number in await partitions_of(consumer, topic)]
-            ends = await consumer.end_offsets(tps)
+            ends = await self._ends(consumer, tps)
             found = {} if at_ms is None else await consumer.offsets_for_times(dict.fromkeys(tps, at_ms))
-        places = {tp: found[tp].offset if found.get(tp) is not None else ends[tp] for tp in tps}
-        return {tp.partition: offset for tp, offset in places.items()}
+        # The embedded broker says offset 0 of time -1 where no record is as young as that.
+        young = {tp: one.offset for tp, one in found.items() if one is not None and one.timestamp >= 0}
+        return {tp.partition: young.get(tp, ends[tp]) for tp in tps}
+
+    async def _ends(self, consumer: AIOKafkaConsumer, tps: list[TopicPartition]) -> dict[TopicPartition, int]:
+        told: dict[TopicPartition, int] = await consumer.end_offsets(tps)
+        if self._settings.kafka_idempotence:
+            return told
+        # The mark of the embedded broker, which tells ends too low. It tells another one after each batch,
+        # so what was read once stays right until then.
+        news = {tp: end for tp, end in told.items() if self._ends_by_told.get(tp, (-1, 0))[0] != end}
+        for tp, end in (await read_ends(self._settings, news)).items():
+            self._ends_by_told[tp] = (told[tp], end)
+        return {tp: self._ends_by_told[tp][1] for tp in tps}
 
     async def is_done(self, topic: str, *, delay_s: float = 0.0) -> bool:
         """Whether the group has committed all that was due in `topic` some seconds ago; `delay_s` is how
         long a record waits there.
         """
-        due_ms = int((time.time() - delay_s - YOUNG_S) * 1000)
+        due_ms = int((time.time() - delay_s - self._young_s) * 1000)
         due, committed = await self.ends_at(topic, due_ms), await self.committed(topic)
         starts = await self._starts(topic, [number for number in due if number not in committed])
         return all(committed.get(number, starts.get(number, 0)) >= offset for number, offset in due.items())

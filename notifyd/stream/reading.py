@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, Final
 
@@ -57,10 +57,16 @@ async def partitions_of(consumer: AIOKafkaConsumer, topic: str) -> list[int]:
     return sorted(partitions)
 
 
-async def read_to_end(consumer: AIOKafkaConsumer, topic: str) -> AsyncGenerator[Any, None]:
-    """Yield the records of a topic that were there when this was called, in order within a partition."""
+async def read_to_end(
+    consumer: AIOKafkaConsumer, topic: str, partitions: Sequence[int] | None = None
+) -> AsyncGenerator[Any, None]:
+    """Yield the records of a topic that were there when this was called, in order within a partition.
+
+    `partitions`: those alone.
+    """
     began_ms = int(time.time() * 1000)
-    tps = [TopicPartition(topic, number) for number in await partitions_of(consumer, topic)]
+    numbers = await partitions_of(consumer, topic) if partitions is None else partitions
+    tps = [TopicPartition(topic, number) for number in numbers]
     consumer.assign(tps)
     ends: dict[TopicPartition, int] = await consumer.end_offsets(tps)
     starts: dict[TopicPartition, int] = await consumer.beginning_offsets(tps)
@@ -108,8 +114,10 @@ async def read_ends(settings: Settings, told: Mapping[TopicPartition, int]) -> d
         return {tp: await consumer.position(tp) for tp in told}
 
 
-async def read_topic(settings: Settings, topic: str) -> AsyncGenerator[Any, None]:
+async def read_topic(
+    settings: Settings, topic: str, partitions: Sequence[int] | None = None
+) -> AsyncGenerator[Any, None]:
     """Open a reader and yield the records of a topic, as `read_to_end`."""
-    async with reader(settings) as consumer, aclosing(read_to_end(consumer, topic)) as records:
+    async with reader(settings) as consumer, aclosing(read_to_end(consumer, topic, partitions)) as records:
         async for record in records:
             yield record

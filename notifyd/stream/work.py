@@ -226,18 +226,23 @@ def _broken(topic: str, error: Exception) -> PermanentError:
 
 
 def work_on_batches(
-    options: EngineOptions, work: BatchWork, on_surprise: OnSurprise, *, concurrency: int
+    options: EngineOptions,
+    work: BatchWork,
+    on_surprise: OnSurprise,
+    *,
+    concurrency: int,
+    most: int | None = None,
 ) -> Agent:
     """Return an agent that runs `work` for each batch, `concurrency` partitions at a time.
 
-    Batches of one partition are worked on in order; those that wait are joined, up to what one poll
-    may bring, so that a backlog is not worked off in the small steps that it came in. Where one
+    Batches of one partition are worked on in order; those that wait are joined, up to `most` records (what
+    one poll may bring), so that a backlog is not worked off in the small steps that it came in. Where one
     fails unforeseen it is worked on record by record, so that what cannot be handled is the only
     thing set aside.
     """
     slots = asyncio.Semaphore(concurrency)
     edge = _Edge(options, on_surprise)
-    most = options.settings.kafka_max_poll_records
+    limit = most or options.settings.kafka_max_poll_records
 
     async def run(flow: PartitionFlow) -> None:
         """Work on a partition until nothing of it waits."""
@@ -245,7 +250,7 @@ def work_on_batches(
             async with slots:
                 if not flow.is_live:
                     return
-                await work_on(take_from_line(flow, most))
+                await work_on(take_from_line(flow, limit))
 
     async def work_on(batch: Batch) -> None:
         try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -217,13 +216,6 @@ def test_every_device_of_a_user_gets_a_message_and_no_other_user_sees_it(service
 
     trace = service.wait_for_state(to_both, "done")
     assert [(d["user"], d["state"]) for d in trace["deliveries"]] == [("alice", "acked"), ("bob", "acked")]
-
-
-@pytest.fixture
-def own_postgres(tmp_path: Path) -> Iterator[LocalPostgres]:
-    """A server of this test alone, to stop and start."""
-    with LocalPostgres(tmp_path / "own-postgres", options={"fsync": "off"}) as server:
-        yield server
 
 
 def test_a_dead_database_delays_no_push_and_what_came_meanwhile_is_stored_when_it_is_back(

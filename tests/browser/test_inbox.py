@@ -25,6 +25,20 @@ def test_a_message_shows_with_badge_and_title_and_is_said_aloud(
     assert inbox.complaints == []
 
 
+def test_of_messages_with_a_collapse_key_the_newest_is_shown(
+    context: BrowserContext, site: Site, user: str
+) -> None:
+    inbox = Inbox(context, site.url, user).connected()
+    site.send(user, "Packed", collapse_key="order-1")
+    site.send(user, "Something else", collapse_key="order-2")
+    inbox.shows("Packed", "Something else").unread(2)
+    site.send(user, "Shipped", collapse_key="order-1")
+    inbox.shows("Shipped", "Something else").unread(2)
+    inbox.page.reload()
+    inbox.connected().shows("Shipped", "Something else").unread(2)
+    assert inbox.complaints == []
+
+
 def test_the_form_sends_and_opening_a_message_marks_it_as_read(
     context: BrowserContext, site: Site, user: str
 ) -> None:

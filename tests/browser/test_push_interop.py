@@ -37,9 +37,14 @@ _PAGE = """([url, token]) => {
 }"""
 
 
+#: For clients that offer compression: a server that goes without, and one that takes it.
+both_servers = pytest.mark.parametrize("server", [False, True], indirect=True, ids=["plain", "deflate"])
+
+
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[PushProcess]:
-    with PushProcess(tmp_path / "log", ws_origins=["*"]) as server:
+def server(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[PushProcess]:
+    deflates = getattr(request, "param", False)
+    with PushProcess(tmp_path / "log", ws_origins=["*"], ws_deflate=deflates) as server:
         yield server
         # Nobody is left, and nothing went wrong on the way.
         wait_until(lambda: server.stats()["sockets"] == 0)
@@ -50,16 +55,21 @@ def url(server: PushProcess) -> str:
     return f"ws://127.0.0.1:{server.port}/v1/push"
 
 
-def check_session(seen: list[dict[str, Any]], *, title: str) -> None:
-    """Judge what a client saw, pongs left out."""
+def check_session(
+    server: PushProcess, seen: list[dict[str, Any]], *, title: str, offers: bool = True
+) -> None:
+    """Judge what a client saw, pongs left out; `offers`: whether it would have it compressed."""
     opened, welcome, message, ok, closed = seen
-    assert opened == {"protocol": "notifyd.v1", "extensions": ""}
+    assert opened["protocol"] == "notifyd.v1"
+    name = "permessage-deflate" if server.settings.ws_deflate and offers else ""
+    assert opened["extensions"].partition(";")[0] == name
     assert welcome["op"] == "welcome"
     assert message["message"]["content"]["title"] == title
     assert ok == {"op": "ok", "ack": [message["message"]["UUID"]]}
     assert closed == {"closed": 1000, "clean": True}
 
 
+@both_servers
 def test_chromium(server: PushProcess, context: BrowserContext):
     page = context.new_page()
     # Any page of this host: a foreign one may not connect to loopback.
@@ -68,7 +78,7 @@ def test_chromium(server: PushProcess, context: BrowserContext):
     page.wait_for_function("seen.some((frame) => frame.op === 'welcome')")
     assert server.publish("alice", "for Chromium ✓") == 1
     page.wait_for_function("seen.some((frame) => frame.closed)")
-    check_session(page.evaluate("seen"), title="for Chromium ✓")
+    check_session(server, page.evaluate("seen"), title="for Chromium ✓")
 
 
 def test_chromium_sees_the_code_of_a_close_and_why(server: PushProcess, context: BrowserContext):
@@ -82,6 +92,7 @@ def test_chromium_sees_the_code_of_a_close_and_why(server: PushProcess, context:
     assert closed == {"closed": 4401, "clean": True}
 
 
+@both_servers
 @pytest.mark.parametrize("kind", ["ws", "builtin"])
 def test_node(server: PushProcess, node: str, kind: str, tmp_path: Path):
     folder = tmp_path / "interop"
@@ -100,11 +111,11 @@ def test_node(server: PushProcess, node: str, kind: str, tmp_path: Path):
     assert process.returncode == 0
     pongs = [frame for frame in seen if "pong" in frame]
     assert pongs == ([{"pong": "here?"}] if kind == "ws" else [])
-    check_session([frame for frame in seen if "pong" not in frame], title="for Node ✓")
+    check_session(server, [frame for frame in seen if "pong" not in frame], title="for Node ✓")
 
 
+@both_servers
 def test_websockets(server: PushProcess):
-    # It offers compression, and goes without.
     with connect(url(server), subprotocols=["notifyd.v1"], compression="deflate") as ws:
         seen: list[dict[str, Any]] = [
             {"protocol": ws.subprotocol, "extensions": ",".join(e.name for e in ws.protocol.extensions)}
@@ -120,7 +131,7 @@ def test_websockets(server: PushProcess):
         assert ws.ping("here?").wait(10)
         ws.close(1000, "bye")
     seen.append({"closed": ws.close_code, "clean": True})
-    check_session(seen, title="for websockets ✓")
+    check_session(server, seen, title="for websockets ✓")
 
 
 def test_websockets_sees_the_code_of_a_close(server: PushProcess):
@@ -152,7 +163,7 @@ def test_websocket_client(server: PushProcess):
     assert opcode == websocket.ABNF.OPCODE_CLOSE
     seen.append({"closed": int.from_bytes(data[:2], "big"), "clean": True})
     ws.shutdown()
-    check_session(seen, title="for websocket-client ✓")
+    check_session(server, seen, title="for websocket-client ✓")
 
 
 def _major(node: str) -> int:

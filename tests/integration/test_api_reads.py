@@ -10,13 +10,14 @@ from typing import Any
 import aiohttp
 import pytest_asyncio
 from pydantic import SecretStr
+from structlog.testing import capture_logs
 
 from notifyd.delivery.signal import StateSignal, decode_signal
 from notifyd.push.auth import issue_token
 from notifyd.settings import Settings
 from tests.fixtures.api import Answer, Api, running_api
 from tests.fixtures.inbox import ago, put
-from tests.fixtures.store import Store, event_of, open_store, random_id, row
+from tests.fixtures.store import Store, event_of, open_database, open_store, random_id, row
 from tests.fixtures.waiting import eventually
 
 
@@ -208,6 +209,50 @@ async def test_an_operator_finds_messages_by_what_is_known_of_them(api: Api, sto
     answer = await Caller(api, "alice").get("/v1/messages")
     assert (answer.status, answer.body["code"]) == (403, "missing_scope")
     assert "notify:ops" in answer.headers["WWW-Authenticate"]
+
+
+async def test_an_operator_is_told_what_is_stuck_and_what_was_slow(api: Api, store: Store) -> None:
+    message_id = await put(store, ago(minutes=20), channels=["ws", "stub"])
+    [(raw, accepted_at)] = await store.fetch("SELECT raw, accepted_at FROM message")
+    one = row(bytes(raw), 0, timestamp_ms=int(accepted_at.timestamp() * 1000))
+    await store.events([event_of(one, "sent", channel="stub", at=one.message.timestamp_ms + 2500, attempt=1)])
+    ops = Caller(api, "op", "notify:ops")
+    stuck = (await ops.get("/v1/deliveries/stuck", olderThan="10m")).body
+    assert stuck["partial"] is False
+    assert [(d["id"], d["channel"], d["state"]) for d in stuck["deliveries"]] == [
+        (message_id, "ws", "pending")
+    ]
+    assert (await ops.get("/v1/deliveries/stuck", olderThan="1h")).body["deliveries"] == []
+    slow = (await ops.get("/v1/deliveries/slowest", since="30m", limit="1")).body["deliveries"]
+    assert [(d["channel"], d["took_s"]) for d in slow] == [("stub", 2.5)]
+    assert (await ops.get("/v1/deliveries/slowest", since="10m")).body["deliveries"] == []
+    for path, name in (("stuck", "olderThan"), ("slowest", "since")):
+        answer = await ops.get(f"/v1/deliveries/{path}", **{name: "soon"}, limit="0")
+        assert sorted(pointers(answer)) == sorted(["limit", name])
+        answer = await Caller(api, "alice").get(f"/v1/deliveries/{path}")
+        assert (answer.status, answer.body["code"]) == (403, "missing_scope")
+
+
+async def test_a_message_whose_key_is_missing_is_told_and_the_others_are_read(
+    api: Api, migrated_database_url: str
+) -> None:
+    keys = "k1:" + "MTEx" * 10 + "MTE="
+    async with open_database(migrated_database_url, content_keys=keys) as database:
+        sealed = await put(store := Store(database), ago(hours=1), to=["alice"])
+        at = store.at["notifyd.messages"]
+    async with open_store(migrated_database_url) as store:
+        store.at["notifyd.messages"] = at
+        other = await put(store, ago(hours=2), to=["bob"])
+    ops = Caller(api, "op", "notify:ops")
+    with capture_logs() as logs:
+        for answer in (await ops.get(f"/v1/messages/{sealed}"), await Caller(api, "alice").get("/v1/inbox")):
+            assert (answer.status, answer.body["code"]) == (503, "content_key_missing")
+            assert "k1" not in answer.body["detail"]
+    assert "'k1'" in logs[0]["detail"]
+    assert (await ops.get(f"/v1/messages/{other}")).status == 200
+    assert (await Caller(api, "bob").get("/v1/inbox")).status == 200
+    # What needs no content goes on for alice too.
+    assert (await Caller(api, "alice").get("/v1/inbox/unread")).body == {"unread": 1}
 
 
 async def test_without_the_database_reads_say_later_and_messages_are_taken(settings: Settings) -> None:

@@ -51,6 +51,20 @@ async def test_a_webhook_is_called_and_its_event_written(
     assert (events["bob"].stage, events["bob"].reason) == ("skipped", "no_address")
 
 
+async def test_what_a_producer_repeats_is_delivered_once(settings: Settings) -> None:
+    async with surroundings(settings) as around, around.running(DeliverRole):
+        repeated, other = new_id(), new_id()
+        for message_id in (repeated, repeated, other):
+            await around.send(
+                id=message_id, to=["alice"], title="Hi", channels=["stub"], created_at="2026-11-24T00:00:00Z"
+            )
+        await stages(around, 2)
+        value = around.context.metrics.registry.get_sample_value
+        labels = {"channel": "stub", "outcome": "skip", "reason": "double"}
+        await eventually(lambda: value("notifyd_deliveries_total", labels) == 1, what="a double to be told")
+        assert sorted(event.id for event in await around.events()) == sorted([repeated, other])
+
+
 async def test_a_retry_waits_for_its_rung_over_a_restart(settings: Settings) -> None:
     script = settings.model_copy(update={"stub_script": "retry,done"})
     async with surroundings(script) as around:
@@ -199,3 +213,19 @@ async def test_a_retry_record_with_broken_headers_is_dead_lettered(settings: Set
 
         (letter,) = await eventually(letters, every_s=0.5)
     assert headers_of(letter)["notifyd-reason"] == "bad_retry_headers"
+
+
+async def test_a_channel_over_its_rate_comes_back_and_costs_no_attempt(settings: Settings) -> None:
+    limited = settings.model_copy(update={"deliver_rates": ("stub=1",)})
+    async with surroundings(limited) as around, around.running(DeliverRole):
+        users = [f"user-{number}" for number in range(8)]
+        await around.send(id=new_id(), to=users, title="Hi", channels=["stub"])
+
+        async def all_sent() -> bool:
+            return sum(event.stage == "sent" for event in await around.events()) == len(users)
+
+        await eventually(all_sent, what="all to be sent", timeout_s=90, every_s=0.5)
+        events = await around.events()
+    waits = [event for event in events if event.stage == "retry_wait"]
+    assert {event.reason for event in waits} == {"rate_limited"}
+    assert {event.attempt for event in events if event.stage == "sent"} == {1}

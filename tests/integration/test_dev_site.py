@@ -96,6 +96,14 @@ async def test_every_file_beside_the_page_is_served_as_what_it_is(port: int) -> 
         assert response.content_type == kinds[file.suffix], file
 
 
+async def test_the_page_of_a_life_is_served_for_every_id(port: int) -> None:
+    for path in ("/trace", "/trace/019aab3e-6f0c-7d44-9f6a-0d1f5a2b9c11", "/trace/nonsense"):
+        response, body = await ask(port, path)
+        assert (response.status, body) == (200, (PAGES / "trace.html").read_bytes())
+        assert "unsafe" not in response.headers["Content-Security-Policy"]
+    assert await status_of(port, "/trace/a/b") == 404
+
+
 async def test_a_page_that_did_not_change_is_not_sent_again(port: int) -> None:
     response, _ = await ask(port, "/")
     again, body = await ask(port, "/", **{"If-None-Match": response.headers["ETag"]})
@@ -151,6 +159,12 @@ async def test_the_page_gets_a_token_of_the_user_that_it_names(port: int) -> Non
         port, b'{"user": "b"}', Host=f"127.0.0.1:{port}", Origin=f"http://127.0.0.1:{port}"
     )
     assert status == 200
+
+
+async def test_the_page_of_a_life_gets_the_token_of_an_operator(port: int) -> None:
+    status, body = await token(port, b'{"user": "operator", "operator": true}')
+    assert status == 200
+    assert TokenVerifier(SETTINGS).verify(str(body["token"])).scopes == {"notify:send", "notify:ops"}
 
 
 @pytest.mark.parametrize(

@@ -72,8 +72,8 @@ def test_each_letter_is_a_line_with_the_original_bytes(
     found = sorted(lines(capsys), key=lambda item: item["offset"])
     assert [base64.b64decode(item["value_base64"]) for item in found] == BODIES
     assert list(found[3]) == [
-        "reason", "error", "topic", "partition", "offset", "attempts", "first_at", "id", "user", "channel",
-        "value_base64",
+        "place", "reason", "error", "topic", "partition", "offset", "attempts", "first_at", "id", "user",
+        "channel", "value_base64",
     ]  # fmt: skip
     assert {(item["topic"], item["partition"]) for item in found} == {(Topics.of(settings).messages, 1)}
     assert [item["offset"] for item in found] == [0, 1, 2, 3]
@@ -90,7 +90,7 @@ def test_reason_and_limit_choose(
     assert command("--json", "--limit", "2") == 0
     assert len(lines(capsys)) == 2
     assert command("--reason", "nothing") == 0
-    assert "no dead letter has the reason nothing" in capsys.readouterr().err
+    assert "no dead letter in the DLQ is like that" in capsys.readouterr().err
 
 
 async def test_key_and_headers_survive_and_one_too_large_leaves_its_digest(settings: Settings) -> None:

@@ -93,6 +93,25 @@ class Slow(ConsumerRebalanceListener):  # type: ignore[misc]
 
 
 @pytest.mark.needs_kafka("the embedded broker holds no member up for another")
+async def test_a_member_that_no_partition_is_left_for_joins_and_polls_on(settings: Settings) -> None:
+    topic = await make_topic(settings, "groups", partitions=1)
+    group = new_group()
+    first = await Member(settings, group, [topic]).start()
+    await eventually(lambda: len(first.app.engine_consumer.flows) == 1, what="the partition")
+    surge = await Member(settings, group, [topic]).start()
+    await eventually(lambda: surge.app.is_joined and first.app.is_joined, what="both to be in the group")
+    idle = next(one for one in (first, surge) if not one.app.engine_consumer.flows)
+    joined_at = time.monotonic()
+    await eventually(
+        lambda: idle.app.is_joined and (idle.app.polled_at or 0) > joined_at,
+        what="another poll of the idle one",
+    )
+    await produce(settings, topic, values(10))
+    await eventually(lambda: sum((first.seen + surge.seen).values()) == 10, what="all records")
+    assert not idle.seen
+    await asyncio.gather(first.stop(), surge.stop())
+
+
 async def test_a_stop_does_not_wait_for_a_rebalance_that_another_member_holds_up(settings: Settings) -> None:
     topic = await make_topic(settings, "groups")
     await produce(settings, topic, values(50))

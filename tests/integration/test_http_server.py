@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -78,6 +79,13 @@ async def test_metrics_name_the_version(admin: str) -> None:
         assert "notifyd_build_info{version=" in await response.text()
 
 
+async def test_what_it_is_made_of_is_not_told(admin: str) -> None:
+    async with aiohttp.ClientSession() as session:
+        for path in ("/metrics", "/nothing"):
+            async with session.get(f"{admin}{path}") as response:
+                assert response.headers["Server"] == "notifyd"
+
+
 async def test_a_port_in_use_names_the_setting_and_the_way_out() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -110,7 +118,7 @@ async def hello(_: web.Request) -> web.Response:
 
 
 async def test_the_public_server_says_503_until_the_process_is_ready(health: Health) -> None:
-    site = PublicSite(lambda role: health.waits_for((role,)))
+    site = PublicSite(lambda role: health.lacks((role,)), lambda: health.is_stopping)
     site.app.router.add_get("/hello", hello)
     site.claim("ws")
     async with served(site) as url:
@@ -119,14 +127,60 @@ async def test_the_public_server_says_503_until_the_process_is_ready(health: Hea
         health.started([Role("ws"), Role("persist", waits_for=["database"])])
         assert health.waits_for() == ["persist: database"]
         assert await get(f"{url}/hello") == (200, {"hello": True}), "a push must not wait for the database"
+
+
+async def test_a_stop_answers_who_comes_and_ends_each_connection(health: Health) -> None:
+    health.started([Role("api")])
+    site = PublicSite(lambda role: health.lacks((role,)), lambda: health.is_stopping)
+    site.app.router.add_get("/hello", hello)
+    site.claim("api")
+    server = HttpServer("127.0.0.1", 0, setting="NOTIFYD_HTTP")
+    server.bind()
+    await server.start(site.app)
+    url = f"http://127.0.0.1:{server.port}/hello"
+    async with aiohttp.ClientSession() as busy, aiohttp.ClientSession() as idle:
+        for session in (busy, idle):
+            async with session.get(url) as response:
+                assert "Connection" not in response.headers
         health.is_stopping = True
-        assert (await get(f"{url}/hello"))[0] == 503
+        leaving = asyncio.create_task(server.send_away(1.0))
+        async with busy.get(url) as response:
+            assert (response.status, response.headers["Connection"]) == (200, "close")
+        await leaving
+        # The idle one was closed: its next request opens another, which is answered as well.
+        async with idle.get(url) as response:
+            assert (response.status, response.headers["Connection"]) == (200, "close")
+        await server.send_away(60.0)
+    await server.stop()
+
+
+async def test_a_request_that_came_at_the_last_moment_of_a_stop_is_answered(health: Health) -> None:
+    health.started([Role("api")])
+    site = PublicSite(lambda role: health.lacks((role,)), lambda: health.is_stopping)
+    site.app.router.add_get("/hello", hello)
+    server = HttpServer("127.0.0.1", 0, setting="NOTIFYD_HTTP")
+    server.bind()
+    await server.start(site.app)
+    loop = asyncio.get_running_loop()
+    with socket.create_connection(("127.0.0.1", server.port)) as client:
+        for is_last in (False, True):
+            client.setblocking(True)
+            client.sendall(b"GET /hello HTTP/1.1\r\nHost: here\r\n\r\n")
+            if is_last:
+                # Nothing has been read of it: the loop has not had its turn since.
+                health.is_stopping = True
+                server._waiting.close_kept()
+            client.setblocking(False)
+            answer = await loop.sock_recv(client, 1000)
+            assert answer.startswith(b"HTTP/1.1 200"), answer
+            assert (b"Connection: close" in answer) is is_last
+    await server.stop()
 
 
 async def test_a_role_that_is_not_ready_closes_no_route_of_another(health: Health) -> None:
     ws, api = Role("ws", waits_for=["replay window"]), Role("api")
     health.started([ws, api])
-    site = PublicSite(lambda role: health.waits_for((role,)))
+    site = PublicSite(lambda role: health.lacks((role,)), lambda: health.is_stopping)
     site.app.router.add_get("/push", hello)
     site.claim("ws")
     site.app.router.add_get("/messages", hello)
@@ -143,7 +197,7 @@ async def test_a_role_that_is_not_ready_closes_no_route_of_another(health: Healt
 
 
 async def test_what_is_not_there_is_told_to_programs_as_a_problem(health: Health) -> None:
-    site = PublicSite(lambda role: health.waits_for((role,)))
+    site = PublicSite(lambda role: health.lacks((role,)), lambda: health.is_stopping)
     site.app.router.add_post("/v1/messages", hello)
     async with served(site) as url:
         assert (await get(f"{url}/v1/nothing"))[1]["code"] == "no_such_route"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -16,9 +17,11 @@ from notifyd.delivery.event import INBOX_STAGES, STAGES, Event, encode_events
 from notifyd.delivery.state import DeliveryState, initial, is_final, merge, message_state
 from notifyd.message.envelope import new_id
 from notifyd.store.batch import EventRecord, MessageRow, Place
-from notifyd.store.events import read_events, write_events
-from notifyd.store.messages import write_messages
+from notifyd.store.events import EventBatch, read_events
+from notifyd.store.messages import MessageBatch
 from tests.fixtures.store import EVENTS, MESSAGES, Store, envelope, event_of, open_store, random_id, row
+
+pytestmark = pytest.mark.each_postgres
 
 
 @pytest_asyncio.fixture
@@ -44,7 +47,7 @@ async def test_an_ack_makes_the_delivery_and_the_message_final(store: Store) -> 
     ]
 
 
-@pytest.mark.parametrize("message_id", [new_id(), random_id()])
+@pytest.mark.parametrize("message_id", [new_id(), random_id()], ids=["uuid7", "uuid4"])
 async def test_events_before_their_message_wait_for_it(store: Store, message_id: str) -> None:
     one = row(envelope(message_id), 0)
     await store.events([event_of(one, "acked"), event_of(one, "read")])
@@ -59,7 +62,7 @@ async def test_events_before_their_message_wait_for_it(store: Store, message_id:
     assert await store.fetch("SELECT count(*) FROM message_event") == [(2,)]
 
 
-@pytest.mark.parametrize("message_id", [new_id(), random_id()])
+@pytest.mark.parametrize("message_id", [new_id(), random_id()], ids=["uuid7", "uuid4"])
 async def test_an_event_whose_message_is_just_being_written_is_joined(store: Store, message_id: str) -> None:
     """The two transactions overlap, and neither sees the other's rows."""
     one = row(envelope(message_id), 0)
@@ -71,9 +74,9 @@ async def test_an_event_whose_message_is_just_being_written_is_joined(store: Sto
     async def write(is_message: bool, is_open: asyncio.Event, may_end: asyncio.Event) -> None:
         async with store.database.transaction() as tx:
             if is_message:
-                await write_messages(tx, place, [one])
+                await MessageBatch(place, [one]).write(tx)
             else:
-                await write_events(tx, place, rows)
+                await EventBatch(place, rows).write(tx)
             is_open.set()
             await may_end.wait()
 
@@ -93,6 +96,7 @@ async def test_an_event_whose_message_is_just_being_written_is_joined(store: Sto
             ("message", "id"),
             ("message_id", "id"),
             ("delivery", "message_id"),
+            ("inbox", "message_id"),
             ("message_event", "message_id"),
         ):
             await store.fetch(f"DELETE FROM {table} WHERE {key} = %(i)s", i=message_id)
@@ -128,6 +132,22 @@ async def test_an_event_about_other_bytes_of_the_same_id_changes_nothing(store: 
     assert await store.fetch("SELECT state FROM delivery") == [("pending",)]
     await store.events([event_of(one, "acked", digest="")])
     assert await store.fetch("SELECT state FROM delivery") == [("acked",)]
+
+
+@pytest.mark.parametrize("is_early", [True, False])
+async def test_an_event_about_other_bytes_does_not_hide_the_same_event_about_ours(
+    store: Store, is_early: bool
+) -> None:
+    one = row(envelope(), 0)
+    ours = event_of(one, "acked")
+    theirs = event_of(one, "acked", digest="0" * 32)
+    if not is_early:
+        await store.messages([one])
+    await store.events([theirs, ours, theirs])
+    if is_early:
+        await store.messages([one])
+    assert await store.fetch("SELECT state FROM delivery") == [("acked",)]
+    assert await store.fetch("SELECT count(*) FROM message_event") == [(1,)]
 
 
 async def test_read_counts_once_and_the_earliest_time_stays(store: Store) -> None:
@@ -199,11 +219,15 @@ _LIVES = st.lists(
 )
 
 
+#: `MERGED_LIVES=2000 pytest -k merge_alike tests/integration/test_store_events.py` takes five minutes.
+LIVES = int(os.environ.get("MERGED_LIVES", "300"))
+
+
 async def test_sql_and_python_merge_alike_in_any_order_and_repetition(store: Store) -> None:
     """Many messages at a time: each example is one, so that the database is asked seldom."""
     examples: list[tuple[list[dict[str, Any]], list[list[int]], int]] = []
 
-    @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    @settings(max_examples=LIVES, suppress_health_check=list(HealthCheck), database=None)
     @given(st.data(), _LIVES)
     def collect(data: st.DataObject, life: list[dict[str, Any]]) -> None:
         # How the events are split into batches, with repetitions; and before which the message comes.

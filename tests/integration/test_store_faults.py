@@ -34,6 +34,8 @@ from tests.fixtures.store import (
     row,
 )
 
+pytestmark = pytest.mark.each_postgres
+
 _USERS = ["alice", "bob", "carol", "dave"]
 
 

@@ -14,6 +14,8 @@ from notifyd.store.reading import mark_ids, mark_up_to, read_unread
 from tests.fixtures.inbox import ago, all_pages, assert_counters_are_right, id_at, put
 from tests.fixtures.store import Store, envelope, open_store, random_id, row
 
+pytestmark = pytest.mark.each_postgres
+
 
 @pytest_asyncio.fixture
 async def store(migrated_database_url: str) -> AsyncIterator[Store]:

@@ -7,10 +7,8 @@ import contextlib
 import itertools
 import os
 import random
-import shutil
 import signal
-import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from pathlib import Path
 
@@ -42,6 +40,9 @@ from tests.fixtures.store import (
     random_id,
     row,
 )
+from tests.fixtures.waiting import eventually
+
+pytestmark = pytest.mark.each_postgres
 
 _USERS = ("alice", "bob", "carol")
 _CHANGES: tuple[Change, ...] = ("seen", "read", "archived")
@@ -168,23 +169,11 @@ async def test_connections_cut_while_users_read_and_persist_writes_leave_the_cou
     await assert_counters_are_right(store)
 
 
-@pytest.fixture
-def own_server() -> Iterator[LocalPostgres]:
-    """Run a server that the test may break; it recovers as after a crash."""
-    directory = Path(tempfile.mkdtemp(prefix="notifyd-inbox-"))
-    directory.chmod(0o711)
-    try:
-        with LocalPostgres(directory / "server") as server:
-            yield server
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
-
-
 async def test_a_backend_killed_in_the_middle_of_marking_leaves_all_of_it_or_nothing(
-    own_server: LocalPostgres,
+    own_postgres: LocalPostgres,
 ) -> None:
-    await migrate(Settings(database_url=own_server.url))
-    async with open_store(own_server.url) as store:
+    await migrate(Settings(database_url=own_postgres.url))
+    async with open_store(own_postgres.url) as store:
         ids = [await put(store, ago(minutes=n + 1)) for n in range(40)]
         # Whoever holds the counter keeps the mark from its end, the rows already written.
         async with store.database.transaction() as holder:
@@ -194,16 +183,22 @@ async def test_a_backend_killed_in_the_middle_of_marking_leaves_all_of_it_or_not
             while not waiting:
                 # Not by the holder: within a transaction this view stands still.
                 waiting = await store.fetch("SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+            backends = await store.fetch("SELECT pid FROM pg_stat_activity WHERE datname IS NOT NULL")
             os.kill(waiting[0][0], signal.SIGKILL)
             with pytest.raises(TransientError):
                 await marking
             with contextlib.suppress(TransientError):
                 await holder.commit()
+    # The server ends all its backends when one was killed, one after the other: some still answer meanwhile.
+    processes = [Path(f"/proc/{pid}") for (pid,) in backends]
+    await eventually(lambda: not any(one.exists() for one in processes), what="the backends to end")
 
-        async def look() -> None:
-            await store.database.fetch("SELECT 1")
+    async def look() -> None:
+        async with open_database(own_postgres.url):
+            pass
 
-        await _until_it_works(look)
+    await _until_it_works(look)
+    async with open_store(own_postgres.url) as store:
         assert await read_unread(store.database, "alice") == 40
         await assert_counters_are_right(store)
         marked = await mark_ids(store.database, "alice", "read", ids, pod="api-1")

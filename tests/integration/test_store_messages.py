@@ -14,6 +14,8 @@ from notifyd.message.envelope import new_id
 from notifyd.store.batch import Refused
 from tests.fixtures.store import MESSAGES, Store, envelope, open_store, random_id, row
 
+pytestmark = pytest.mark.each_postgres
+
 
 @pytest_asyncio.fixture
 async def store(migrated_database_url: str) -> AsyncIterator[Store]:
@@ -68,7 +70,7 @@ async def test_the_same_bytes_again_are_silently_done(store: Store) -> None:
     assert store.refused == []
 
 
-@pytest.mark.parametrize("message_id", [new_id(), random_id()])
+@pytest.mark.parametrize("message_id", [new_id(), random_id()], ids=["uuid7", "uuid4"])
 @pytest.mark.parametrize("is_one_batch", [True, False])
 async def test_the_same_id_with_other_bytes_is_refused_and_the_first_stays(
     store: Store, message_id: str, is_one_batch: bool

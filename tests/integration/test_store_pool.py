@@ -8,8 +8,7 @@ import gc
 import os
 import re
 import socket
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import aiopg.connection
@@ -35,15 +34,6 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-@pytest.fixture
-def own_server() -> Iterator[LocalPostgres]:
-    """Start a server that the test may kill."""
-    with tempfile.TemporaryDirectory(prefix="notifyd-postgres-") as root:
-        Path(root).chmod(0o711)
-        with LocalPostgres(Path(root) / "server", options={"fsync": "off"}) as server:
-            yield server
 
 
 @pytest.mark.parametrize(
@@ -80,9 +70,9 @@ def test_a_url_that_cannot_be_read_is_a_config_error_that_does_not_quote_it(url:
     assert "secret" not in str(caught.value)
 
 
-async def test_a_late_database_is_waited_for_with_a_line_that_says_so(own_server: LocalPostgres) -> None:
-    url = own_server.url
-    own_server.stop()
+async def test_a_late_database_is_waited_for_with_a_line_that_says_so(own_postgres: LocalPostgres) -> None:
+    url = own_postgres.url
+    own_postgres.stop()
     database = _database(url)
     with pytest.raises(TransientError):
         await database.start(wait=False)
@@ -90,31 +80,33 @@ async def test_a_late_database_is_waited_for_with_a_line_that_says_so(own_server
         starting = asyncio.create_task(database.start(wait=True))
         while not lines:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
-        await asyncio.to_thread(own_server.start)
+        await asyncio.to_thread(own_postgres.start)
         await asyncio.wait_for(starting, 30)
     assert [line["event"] for line in lines] == ["waiting_for_database", "database_found"]
     assert await database.ping()
     await database.stop()
 
 
-def test_under_uvloop_a_server_that_is_killed_and_comes_back_is_used_again(own_server: LocalPostgres) -> None:
+def test_under_uvloop_a_server_that_is_killed_and_comes_back_is_used_again(
+    own_postgres: LocalPostgres,
+) -> None:
     async def work() -> None:
         # "localhost" has two addresses here and there, and only one of them answers.
-        database = _database(own_server.url.replace("127.0.0.1", "localhost"))
+        database = _database(own_postgres.url.replace("127.0.0.1", "localhost"))
         await database.start()
         peer = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
         for _ in range(3):
             await asyncio.gather(*(database.fetch("SELECT pg_sleep(0.01)") for _ in range(6)))
             waiting = asyncio.create_task(database.fetch("SELECT pg_sleep(20)"))
             await asyncio.sleep(0.05)
-            await asyncio.to_thread(own_server.kill)
+            await asyncio.to_thread(own_postgres.kill)
             with pytest.raises(TransientError):
                 await waiting
             # Other sockets take the numbers of those that libpq closed.
             others = [await asyncio.open_connection(*peer.sockets[0].getsockname()) for _ in range(6)]
             assert not await database.ping()
-            await asyncio.to_thread(own_server.stop)
-            await asyncio.to_thread(own_server.start)
+            await asyncio.to_thread(own_postgres.stop)
+            await asyncio.to_thread(own_postgres.start)
             await database.start()
             assert await database.ping()
             for _, writer in others:
@@ -152,6 +144,37 @@ async def test_a_statement_that_takes_too_long_is_transient_and_a_cancel_stays_a
             async with asyncio.timeout(0.05):
                 await database.fetch("SELECT pg_sleep(5)")
         assert await database.ping()
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+@pytest.mark.parametrize("is_there", [False, True], ids=["away", "there"])
+def test_a_cancel_is_heard_at_whatever_moment_it_comes(
+    database_url: str, is_there: bool, loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    async def cancelled_after(turns: int) -> asyncio.Task[None]:
+        async def ask_for_good() -> None:
+            while True:
+                await database.start()
+                await database.fetch("SELECT 1")
+
+        database = _database(database_url if is_there else "postgresql://u:p@127.0.0.1:1/d")
+        task = asyncio.create_task(ask_for_good())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        _, still = await asyncio.wait({task}, timeout=2)
+        task.cancel()
+        await asyncio.wait({task})
+        await database.stop()
+        assert not still, f"a cancel after {turns} turns of the loop was not heard"
+        return task
+
+    async def main() -> None:
+        for turns in range(40):
+            assert (await cancelled_after(turns)).cancelled()
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(main())
 
 
 async def test_a_host_that_became_read_only_empties_the_pool(database_url: str) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
+
 from notifyd.delivery.pod import PodPosition, encode_position
 from notifyd.metrics import Metrics
 from notifyd.store.batch import Refused
 from notifyd.store.persist import PersistStore
 from tests.fixtures.store import EVENTS, INCARNATION, open_database
+
+pytestmark = pytest.mark.each_postgres
 
 
 def position(boot: str, done: int, **more: object) -> bytes:

@@ -24,6 +24,8 @@ from tests.fixtures.inbox import ago, all_pages, assert_counters_are_right, put
 from tests.fixtures.store import Store, event_of, open_database, open_store, row
 from tests.fixtures.waiting import eventually
 
+pytestmark = pytest.mark.each_postgres
+
 TABLES = ["delivery", "inbox", "message", "message_event"]
 
 
@@ -102,11 +104,24 @@ async def test_rows_without_a_day_go_when_they_are_past(store: Store) -> None:
         "   FROM generate_series(0, 3) n;"
         " INSERT INTO dlq_audit (at, actor, action, incarnation_id, kafka_partition, kafka_offset, reason)"
         " SELECT now() - make_interval(days => n), 'op', 'replay', 1, 0, 0, 'x'"
-        "   FROM generate_series(393, 397) n"
+        "   FROM generate_series(393, 397) n;"
+        " INSERT INTO newest_of_key (user_id, key, message_id, day, arrived_at)"
+        " SELECT 'alice', gen_random_uuid(), gen_random_uuid(), current_date - n, now()"
+        "   FROM generate_series(87, 94) n"
     )
     planned = (await retention(store).plan()).rows
     done = await retention(store).run()
-    assert done.rows == planned == {"message_id": 5, "early_event": 4, "pod_position": 3, "dlq_audit": 3}
+    assert (
+        done.rows
+        == planned
+        == {
+            "message_id": 5,
+            "early_event": 4,
+            "pod_position": 3,
+            "dlq_audit": 3,
+            "newest_of_key": 4,
+        }
+    )
     left = await store.fetch("SELECT count(*) FROM message_id")
     assert left == [(3,)]
 
@@ -249,7 +264,8 @@ async def test_verification_goes_over_many_users_and_stays_right_while_all_is_ch
     users = [f"user-{n}" for n in range(1200)]
     for start in range(0, 1200, 400):
         await put(store, ago(hours=1), to=users[start : start + 400])
-    writing = asyncio.gather(*(put_later(store, users[n * 300 : n * 300 + 300]) for n in range(4)))
+    lock = asyncio.Lock()
+    writing = asyncio.gather(*(put_later(store, users[n * 300 : n * 300 + 300], lock) for n in range(4)))
     while not writing.done():
         assert (await verify_inboxes(store.database, fix=True)).drifts == []
     await writing
@@ -257,11 +273,8 @@ async def test_verification_goes_over_many_users_and_stays_right_while_all_is_ch
     await assert_counters_are_right(store)
 
 
-_lock = asyncio.Lock()
-
-
-async def put_later(store: Store, users: list[str]) -> None:
+async def put_later(store: Store, users: list[str], lock: asyncio.Lock) -> None:
     for n in range(5):
-        async with _lock:
+        async with lock:
             message_id = await put(store, ago(minutes=n), to=users)
         await mark_ids(store.database, users[n], "read", [message_id], pod="api-1")

@@ -11,12 +11,15 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import pytest_asyncio
 
 from notifyd.message.envelope import new_id
 from notifyd.store.batch import MessageRow
 from notifyd.store.trace import read_trace
 from tests.fixtures.store import Store, envelope, event_of, open_store, random_id, row
+
+pytestmark = pytest.mark.each_postgres
 
 
 @pytest_asyncio.fixture
@@ -76,7 +79,10 @@ async def test_the_trace_has_every_stage_and_no_contacts(store: Store) -> None:
         trace: dict[str, Any] | None = await read_trace(store.database, message_id.upper())
         assert trace is not None
         json.dumps(trace)
-        assert list(trace) == ["id", "state", "envelope", "position", "deliveries", "events"]
+        assert list(trace) == [
+            "id", "state", "envelope", "position", "deliveries", "events", "expires_at", "unknown"
+        ]  # fmt: skip
+        assert trace["unknown"] == []
         assert (trace["id"], trace["state"], trace["position"]) == (message_id, "dead", "0:3")
         sent = json.loads(one.message.raw)
         del sent["content"]["contacts"]
@@ -94,7 +100,15 @@ async def test_the_trace_has_every_stage_and_no_contacts(store: Store) -> None:
             ("bob", "email"): "pending",
         }
         hook = lives["alice", "webhook"]
-        assert list(hook) == ["user", "channel", "state", "attempts", "next_check_at", "events"]
+        assert list(hook) == [
+            "user", "channel", "state", "attempts", "next_check_at", "events", "waits_for", "waits_until",
+            "unknown",
+        ]  # fmt: skip
+        assert (hook["waits_for"], hook["waits_until"], hook["unknown"]) == (None, None, [])
+        open_one = lives["bob", "webhook"]
+        assert open_one["waits_for"] == "an outcome, or the sweep to look after it"
+        assert open_one["waits_until"] == open_one["next_check_at"]
+        assert open_one["unknown"] == ["outcome"]
         assert (hook["attempts"], hook["next_check_at"]) == (2, None)
         assert [(e["stage"], e["attempt"], e["reason"], e["pod"]) for e in hook["events"]] == [
             ("attempting", 1, None, "deliver-1"),
@@ -109,11 +123,23 @@ async def test_the_trace_has_every_stage_and_no_contacts(store: Store) -> None:
 async def test_events_of_a_message_that_is_not_stored_yet_are_told(store: Store) -> None:
     one = row(envelope(), 0)
     assert await read_trace(store.database, one.message.id) is None
-    await store.events([event_of(one, "acked")])
+    at = one.message.timestamp_ms
+    hook = {"channel": "webhook", "pod": "deliver-1", "attempt": 1}
+    await store.events(
+        [event_of(one, "read", user="bob"), event_of(one, "acked", attempt=1)],
+        [event_of(one, "retry_wait", at=at + 30, due=at + 5030, reason="http_503", **hook)],
+    )
     trace = await read_trace(store.database, one.message.id)
     assert trace is not None
     assert (trace["state"], trace["envelope"], trace["position"]) == ("unknown", None, None)
-    assert [event["stage"] for event in trace["events"]] == ["acked"]
+    assert trace["unknown"] == ["accepted", "persisted"]
+    assert [event["stage"] for event in trace["events"]] == ["read"]
+    called, pushed = trace["deliveries"]
+    assert (called["channel"], called["state"], called["attempts"]) == ("webhook", "retry_wait", 1)
+    assert called["waits_for"] == "attempt 2"
+    assert called["waits_until"] == called["events"][0]["due_at"]
+    assert (pushed["user"], pushed["channel"], pushed["state"]) == ("alice", "ws", "acked")
+    assert pushed["unknown"] == ["sent"]
 
 
 async def test_the_command_prints_json_a_timeline_or_not_found(
@@ -129,6 +155,13 @@ async def test_the_command_prints_json_a_timeline_or_not_found(
         assert word in done.stdout
     done = await _trace_command(migrated_database_url, new_id(), "--json")
     assert (done.returncode, json.loads(done.stdout)) == (1, {"error": "not_found"})
-    done = await _trace_command(migrated_database_url, "x")
-    assert done.returncode == 2
-    assert len(done.stderr.splitlines()) == 1
+    for wrong in (
+        ["x"],
+        [],
+        ["--user", "a", "--stuck"],
+        ["--stuck", "--watch"],
+        ["--slowest", "--since", "1x"],
+    ):
+        done = await _trace_command(migrated_database_url, *wrong)
+        assert done.returncode == 2, wrong
+        assert len(done.stderr.splitlines()) == 1, wrong

@@ -4,29 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-from collections.abc import Sequence
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 import psycopg2
 import pytest
+import structlog
 from pydantic import SecretStr
 
 from notifyd.cli.sweep import _look
+from notifyd.content_keys import new_content_key
 from notifyd.delivery.event import Event, encode_events
 from notifyd.message.ids import new_id
-from notifyd.roles.context import Role
+from notifyd.roles.context import Role, RoleContext
 from notifyd.roles.deliver import DeliverRole
 from notifyd.roles.persist import PersistRole
+from notifyd.roles.streaming import group_of
 from notifyd.roles.sweep import SweepRole
 from notifyd.roles.ws import WsRole
 from notifyd.settings import Settings
+from notifyd.stream.groups import find_groups, new_group
 from notifyd.stream.producer import OutRecord
+from tests.fixtures.engines import Member
 from tests.fixtures.roles import surroundings
 from tests.fixtures.waiting import eventually
-
-pytestmark = pytest.mark.needs_kafka(
-    "the embedded broker tells ends too low, so the sweep would judge too early"
-)
+from tests.fixtures.webhooks import WebhookReceiver
 
 
 @pytest.fixture
@@ -95,6 +100,52 @@ async def test_a_lost_outcome_is_made_good_and_nothing_else_is_touched(quick: Se
     assert not around.failures
 
 
+async def test_a_message_whose_key_is_missing_waits_for_it_and_the_others_go_on(quick: Settings) -> None:
+    sealed, plain = new_id(), new_id()
+
+    class Lossy(Losing):
+        lost: ClassVar[set[str]] = {sealed, plain}
+
+    keys = quick.model_copy(update={"content_keys": SecretStr(new_content_key("k1"))})
+
+    def without_key(role: type[PersistRole] | type[SweepRole]) -> Callable[[RoleContext], Role]:
+        return lambda context: role(replace(context, settings=quick))
+
+    async def stored(count: int) -> None:
+        await eventually(
+            lambda: rows(quick, "select count(*) from delivery") == [(count,)], what=f"{count} to be stored"
+        )
+
+    async with surroundings(keys) as around, around.running(Lossy):
+        async with around.running(PersistRole):
+            await around.send(id=sealed, to=["alice"], title="Hi", channels=["stub"])
+            await stored(1)
+        async with around.running(without_key(PersistRole)):
+            await around.send(id=plain, to=["alice"], title="Hi", channels=["stub"])
+            await stored(2)
+            with structlog.testing.capture_logs() as logs:
+                async with around.running(without_key(SweepRole)):
+                    states = "select message_id::text, state from delivery"
+                    await eventually(
+                        lambda: dict(rows(quick, states)) == {sealed: "pending", plain: "sent"},
+                        timeout_s=60,
+                        what="the other one to be sent",
+                    )
+                    await eventually(
+                        lambda: [one for one in logs if one["event"] == "content_sealed"],
+                        timeout_s=60,
+                        what="the missing key to be told",
+                    )
+            told = next(one for one in logs if one["event"] == "content_sealed")
+            assert (told["key_id"], told["reason"]) == ("k1", "content_key_missing")
+            # With the key it is made good, rather than counted as resent before.
+            assert rows(quick, f"select resends from delivery where message_id = '{sealed}'") == [(0,)]
+            rows(quick, "update delivery set next_check_at = now() where not is_final returning 1")
+            async with around.running(SweepRole):
+                await all_are(quick, "sent", 2)
+    assert not around.failures
+
+
 async def test_a_stopped_deliver_is_not_taken_for_lost_outcomes(quick: Settings) -> None:
     async with surroundings(quick) as around, around.running(PersistRole), around.running(SweepRole):
         ids = [new_id() for _ in range(50)]
@@ -115,7 +166,31 @@ async def test_a_stopped_deliver_is_not_taken_for_lost_outcomes(quick: Settings)
         assert await around.records(around.topics.resend) == []
 
 
-async def test_what_never_gets_an_outcome_is_dead_after_the_last_resend(quick: Settings) -> None:
+async def test_a_resend_that_waits_for_deliver_is_not_taken_for_lost(quick: Settings) -> None:
+    message_id = new_id()
+
+    class Lossy(Losing):
+        lost: ClassVar[set[str]] = {message_id}
+
+    async with surroundings(quick) as around, around.running(PersistRole):
+        async with around.running(Lossy) as deliver:
+            await around.send(id=message_id, to=["alice"], title="Hi", channels=["stub"])
+            await eventually(lambda: rows(quick, "select count(*) from delivery") == [(1,)], what="the row")
+            await _is_passed(deliver)
+        async with around.running(SweepRole):
+            verdicts = around.context.metrics.sweep_verdicts
+            later = verdicts.labels("later", "resend")._value
+            await eventually(lambda: later.get() == 1, timeout_s=60, what="the sweep to look at its resend")
+            assert len(await around.records(around.topics.resend)) == 1
+            async with around.running(DeliverRole):
+                # It was put off for half a minute, and is through before.
+                await all_are(quick, "sent", 1)
+    assert rows(quick, "select resends from delivery") == [(1,)]
+
+
+async def test_what_never_gets_an_outcome_is_dead_after_the_last_resend(
+    quick: Settings, webhook_receiver: WebhookReceiver
+) -> None:
     class Silent(Losing):
         lost: ClassVar[set[str]] = set()
 
@@ -127,7 +202,13 @@ async def test_what_never_gets_an_outcome_is_dead_after_the_last_resend(quick: S
 
             self._events.write = nothing  # type: ignore[method-assign]
 
-    settings = quick.model_copy(update={"sweep_max_resends": 1})
+    settings = quick.model_copy(
+        update={
+            "sweep_max_resends": 1,
+            "sweep_alarm_url": SecretStr(webhook_receiver.url()),
+            "sweep_alarm_allow_private": True,
+        }
+    )
     async with (
         surroundings(settings) as around,
         around.running(PersistRole),
@@ -153,6 +234,9 @@ async def test_what_never_gets_an_outcome_is_dead_after_the_last_resend(quick: S
             )
         assert len(await around.records(around.topics.resend)) == 1
         assert rows(settings, "select state from message") == [("dead",)]
+    [call] = webhook_receiver.wait_for(1)
+    told = json.loads(call.body)
+    assert (told["reason"], told["deliveries"], told["user_id"]) == ("no_outcome", 1, "alice")
 
 
 async def test_a_scheduled_message_is_released_when_it_is_due(quick: Settings) -> None:
@@ -177,18 +261,15 @@ async def test_a_scheduled_message_is_released_when_it_is_due(quick: Settings) -
 async def test_a_push_to_an_absent_user_is_stored_and_no_loss(quick: Settings) -> None:
     # A position comes every five seconds.
     settings = quick.model_copy(update={"jwt_secret": SecretStr("s" * 32), "sweep_check_after_s": 8.0})
-    async with (
-        surroundings(settings) as around,
-        around.running(PersistRole),
-        around.running(SweepRole),
-        around.running(WsRole),
-    ):
-        await around.send(id=new_id(), to=["alice"], title="Hi")
-        await all_are(settings, "stored", 1)
-    assert rows(settings, "select reason from delivery") == [("absent",)]
-    assert rows(settings, "select state from message") == [("done",)]
-    # As it left it said that it speaks no more.
-    assert rows(settings, "select count(*) from pod_position where expires_at > now()") == [(0,)]
+    async with surroundings(settings) as around, around.running(PersistRole):
+        async with around.running(SweepRole), around.running(WsRole):
+            await around.send(id=new_id(), to=["alice"], title="Hi")
+            await all_are(settings, "stored", 1)
+        assert rows(settings, "select reason from delivery") == [("absent",)]
+        assert rows(settings, "select state from message") == [("done",)]
+        # As it left it said that it speaks no more.
+        live = "select count(*) from pod_position where expires_at > now()"
+        await eventually(lambda: rows(settings, live) == [(0,)], what="its last word")
     assert not around.failures
 
 
@@ -245,6 +326,38 @@ async def test_a_second_sweeper_stands_by_and_takes_over(quick: Settings) -> Non
             assert _leaders(quick) == 1
         finally:
             await second.stop()
+
+
+@pytest.mark.needs_kafka("the embedded broker deletes no groups")
+async def test_the_leader_clears_away_groups_of_ws_processes_that_are_gone_for_an_hour(
+    quick: Settings,
+) -> None:
+    base = group_of(quick, "ws")
+    two_hours_ago = f"{int((time.time() - 7200) * 1000):012x}"
+    gone = f"{base}-{two_hours_ago[:8]}-{two_hours_ago[8:]}-7000-8000-000000000000"
+    used = f"{base}-{two_hours_ago[:8]}-{two_hours_ago[8:]}-7000-8000-000000000001"
+    young = new_group(base)
+    async with surroundings(quick) as around:
+        topic = around.topics.signals
+        for name in (gone, young):
+            await (await _joined(quick, name, topic)).stop()
+        staying = await _joined(quick, used, topic)
+        try:
+            assert {one.name for one in await find_groups(quick, base)} == {gone, used, young}
+            with structlog.testing.capture_logs() as lines:
+                async with around.running(SweepRole):
+                    await eventually(
+                        lambda: "groups_cleared" in {line["event"] for line in lines}, what="the clearing"
+                    )
+            assert {one.name for one in await find_groups(quick, base)} == {used, young}
+        finally:
+            await staying.stop()
+
+
+async def _joined(settings: Settings, group: str, topic: str) -> Member:
+    member = await Member(settings, group, [topic]).start()
+    await eventually(lambda: member.app.is_joined, what="the group")
+    return member
 
 
 async def _is_passed(deliver: Role) -> None:

@@ -75,7 +75,7 @@ async def test_unicode_arrives_whole() -> None:
         (400, Dead("http_400", "HTTP 400")),
         (401, Dead("http_401", "HTTP 401")),
         (408, Retry("http_408", detail="HTTP 408")),
-        (410, Dead("gone", "HTTP 410")),
+        (410, Dead("gone", "HTTP 410", gone=(0,))),
         (413, Dead("http_413", "HTTP 413")),
         (425, Retry("http_425", detail="HTTP 425")),
         (429, Retry("http_429", detail="HTTP 429")),

@@ -242,7 +242,7 @@ async def test_a_name_that_changes_its_address_after_the_check_reaches_only_the_
 ) -> None:
     # 127.0.0.1 plays the public address, 127.0.0.2 what the name turns to a moment later.
     monkeypatch.setattr(addresses, "is_open", lambda address: address == "127.0.0.1")
-    monkeypatch.setattr("notifyd.channels.webhook._DNS_CACHE_S", 0)
+    monkeypatch.setattr("notifyd.channels.http_calls._DNS_CACHE_S", 0)
     answers = ["127.0.0.1", "127.0.0.2", "127.0.0.2"]
     asked = 0
 

@@ -28,6 +28,7 @@ T = TypeVar("T")
 #: The machine outlives a storm, so nothing has to reach its disk; a killed server loses nothing by that.
 _POSTGRES_OPTIONS = {"fsync": "off", "full_page_writes": "off", "max_connections": "200"}
 _PARTITIONS = 12
+PUBLIC_ROLES = ("api", "ws")
 _ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -81,7 +82,16 @@ class Party:
 class Cluster:
     """The surroundings in one directory, and `roles` by name (`persist-0`). Use as an async context."""
 
-    def __init__(self, directory: Path, counts: Mapping[str, int], extra_env: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        counts: Mapping[str, int],
+        extra_env: Mapping[str, str],
+        *,
+        first_env: Mapping[str, str] | None = None,
+        partitions: int = _PARTITIONS,
+    ) -> None:
+        """`extra_env` is for all processes; `first_env` too for those that make the topics and the schema."""
         self.directory = directory
         self.logs = directory / "logs"
         self.logs.mkdir(parents=True)
@@ -90,10 +100,13 @@ class Cluster:
         self.hook_port = free_port()
         self.roles: dict[str, NotifydProcess] = {}
         self.admin_ports: dict[str, int] = {}
+        self.http_ports: dict[str, int] = {}
         self.push_urls: list[str] = []
         self.parties: dict[str, Party] = {}
         self._counts = counts
         self._extra_env = extra_env
+        self._first_env = first_env or {}
+        self._partitions = partitions
         # Children die with the thread that started them: this one lives as long as we do.
         self._thread = ThreadPoolExecutor(1, "surroundings")
         self._settings: Settings | None = None
@@ -139,33 +152,45 @@ class Cluster:
             servers,
             is_embedded=False,
             topic_prefix="storm.",
-            topic_partitions=_PARTITIONS,
+            topic_partitions=self._partitions,
             kafka_session_timeout_s=Settings.model_fields["kafka_session_timeout_s"].default,
             database_url=SecretStr(url),
         )
-        for command in (("topics", "create"), ("migrate",)):
-            await self.in_thread(self._run, *command)
+        await self.prepare(self._first_env)
         for role, count in self._counts.items():
             for number in range(count):
-                self._add_role(role, f"{role}-{number}")
+                self.add_role(role, f"{role}-{number}")
 
-    def _run(self, *command: str) -> subprocess.CompletedProcess[str]:
-        done = run_notifyd(*command, env=self.env)
+    async def prepare(self, env: Mapping[str, str] | None = None) -> None:
+        """Do what comes before a release: topics and schema."""
+        for command in (("topics", "create"), ("migrate",)):
+            await self.in_thread(self._run, *command, env=env or {})
+
+    def _run(self, *command: str, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+        done = run_notifyd(*command, env={**self.env, **env})
         if done.returncode != 0:
             raise RuntimeError(f"notifyd {' '.join(command)} failed: {done.stderr.strip()}")
         return done
 
-    def _add_role(self, role: str, name: str) -> None:
-        # Ports that stay over restarts, as a Service's do.
+    def add_role(self, role: str, name: str, env: Mapping[str, str] | None = None) -> NotifydProcess:
+        """Make a process of a role, not started yet; `env` comes on top of everybody's.
+
+        Its ports stay over restarts, as a Service's do.
+        """
         self.admin_ports[name] = free_port()
         ports = {"NOTIFYD_ADMIN_PORT": str(self.admin_ports[name])}
-        if role == "ws":
-            port = free_port()
+        if role in PUBLIC_ROLES:
+            port = self.http_ports[name] = free_port()
             ports["NOTIFYD_HTTP_PORT"] = str(port)
+        if role == "ws":
             self.push_urls.append(f"ws://127.0.0.1:{port}/v1/push")
-        self.roles[name] = NotifydProcess(
-            [f"--role={role}"], {**self.env, "NOTIFYD_POD_NAME": name, **ports}, self.logs, name
+        process = self.roles[name] = NotifydProcess(
+            [f"--role={role}"],
+            {**self.env, "NOTIFYD_POD_NAME": name, **ports, **(env or {})},
+            self.logs,
+            name,
         )
+        return process
 
     def add_party(self, name: str, config: Any, *, module: str = "") -> Party:
         """Start one of `tests.storm.produce`, `receive`, `listen`, `devices`: `module`, or `name` itself."""

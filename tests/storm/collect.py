@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from contextlib import closing
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +28,13 @@ _WRONG_COUNTERS = """
 
 async def collect(logs: Path, database_url: str, *, seed: int, listeners: int) -> Facts:
     """Return all facts; the parties have ended, and nothing moves any more."""
-    return await asyncio.to_thread(_collect, logs, database_url, seed, listeners)
+    return await asyncio.to_thread(collect_now, logs, database_url, seed=seed, listeners=listeners)
 
 
-def _collect(logs: Path, database_url: str, seed: int, listeners: int) -> Facts:
-    facts = read_backend(logs / "produce.journal", seed=seed, listeners=listeners)
+def collect_now(logs: Path, database_url: str, *, seed: int, listeners: int) -> Facts:
+    """Do what `collect` does, and block for as long as that takes."""
+    backends = [logs / "produce.journal", logs / "call.journal"]
+    facts = read_backend(backends, seed=seed, listeners=listeners)
     facts.good_calls, facts.failed_calls = read_calls(logs / "receive.journal")
     facts.receipts, facts.acks, facts.connected = read_devices(logs / "listen.journal")
     with closing(psycopg2.connect(database_url)) as connection, connection.cursor() as cursor:
@@ -50,12 +54,12 @@ def _collect(logs: Path, database_url: str, seed: int, listeners: int) -> Facts:
     return facts
 
 
-def read_backend(journal: Path, *, seed: int, listeners: int, plan: str = "all") -> Facts:
-    """Read what was confirmed and what was not."""
+def read_backend(journals: Iterable[Path], *, seed: int, listeners: int, plan: str = "all") -> Facts:
+    """Read what was confirmed and what was not; a journal that is not there says nothing."""
     sent: dict[str, Sent] = {}
     unsure: set[str] = set()
     errors = on_failed = 0
-    for kind, *parts in lines_of(journal):
+    for kind, *parts in chain.from_iterable(map(lines_of, journals)):
         if kind == "ok":
             message_id, number, handed_ms, confirmed_ms, place, _ = parts
             planned = PLANS[plan](seed, int(number), listeners)
@@ -65,7 +69,8 @@ def read_backend(journal: Path, *, seed: int, listeners: int, plan: str = "all")
         elif kind == "unsure":
             unsure.add(parts[0])
         elif kind == "end":
-            errors, on_failed = map(int, parts)
+            errors += int(parts[0])
+            on_failed += int(parts[1])
     return Facts(sent=sent, unsure=unsure, errors=errors, on_failed=on_failed)
 
 

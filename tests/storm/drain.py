@@ -128,7 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.storm.drain", description=__doc__)
     add = parser.add_argument
     add("--devices", type=int, default=5000, help="how many (5000)")
-    add("--drain", type=float, default=25.0, help="NOTIFYD_DRAIN_S (25)")
+    add("--drain", type=float, default=60.0, help="NOTIFYD_DRAIN_S (60)")
     add("--rate", type=float, default=50.0, help="messages a second (50)")
     add_arguments(parser)
     return parser

@@ -89,8 +89,27 @@ def plan_push(seed: int, number: int, listeners: int) -> Planned:
     return Planned(number, users, ("ws",), None, chance.random() < _RANDOM_ID_SHARE, size)
 
 
+def plan_one(seed: int, number: int, listeners: int) -> Planned:
+    """Plan message number `number` of a search for the knee of push, or of the store: small, to one user."""
+    chance = random.Random(f"one {seed} {number}")
+    return Planned(number, (listener(chance.randrange(listeners)),), ("ws",), None, False, body_bytes=100)
+
+
+def plan_hook(seed: int, number: int, _: int) -> Planned:
+    """Plan message number `number` of a search for the knee of webhooks: small, to one user."""
+    chance = random.Random(f"hook {seed} {number}")
+    return Planned(
+        number, (f"hook-{chance.randrange(HOOK_USERS)}",), ("webhook",), None, False, body_bytes=100
+    )
+
+
 #: What a storm sends, by name.
-PLANS: Final[Mapping[str, Callable[[int, int, int], Planned]]] = {"all": plan_message, "push": plan_push}
+PLANS: Final[Mapping[str, Callable[[int, int, int], Planned]]] = {
+    "all": plan_message,
+    "push": plan_push,
+    "one": plan_one,
+    "hook": plan_hook,
+}
 
 
 def listener(number: int) -> str:

@@ -11,7 +11,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any
 
 import psycopg2
 
-from tests.storm.check import Loss
+from tests.storm.check import Facts, Loss
 from tests.storm.cluster import Cluster, Party
 from tests.storm.collect import read_backend
 from tests.storm.devices import DevicesConfig, count_users
@@ -53,12 +53,16 @@ class Found:
 class Trial:
     """Devices in `parties` processes, and messages to them at `per_s`, over a cluster that runs."""
 
+    #: What is sent, of `PLANS`, and whose lag must go away in the end.
+    plan = "push"
+    roles: Sequence[str] = ("persist",)
+
     def __init__(self, cluster: Cluster, seed: int, devices: int, tell: Tell) -> None:
         self.cluster = cluster
         self.found = Found()
         self.tell = tell
-        self._seed = seed
-        self._devices = devices
+        self.seed = seed
+        self.devices = devices
         self._parties: list[Party] = []
         self._began = time.monotonic()
 
@@ -85,32 +89,32 @@ class Trial:
                 return False
             await asyncio.sleep(every_s)
 
-    async def connect(self, parties: int, **more: Any) -> None:
-        """Start the devices, and wait until all have a session."""
-        ends = [self._devices * number // parties for number in range(parties + 1)]
+    async def connect(self, parties: int, *, urls: Sequence[str] = (), **more: Any) -> None:
+        """Start the devices, and wait until all have a session; `urls` of any ws process by default."""
+        ends = [self.devices * number // parties for number in range(parties + 1)]
         for number in range(parties):
             first, end = ends[number], ends[number + 1]
-            config = DevicesConfig(
-                self._seed, self._devices, first, end - first, tuple(self.cluster.push_urls), **more
-            )
+            places = tuple(urls or self.cluster.push_urls)
+            config = DevicesConfig(self.seed, self.devices, first, end - first, places, **more)
             self._parties.append(self.cluster.add_party(f"devices-{number}", config, module="devices"))
-        limit_s = 60 + self._devices / 50
+        limit_s = 60 + self.devices / 50
         await self.until(self._were_open, "all devices to be connected", limit_s, every_s=1.0)
 
     def _were_open(self) -> bool:
         # Their troubles have begun already, so some may be gone again.
         lives = self.lives.devices
-        return len(lives) == self._devices and all(life.opens for life in lives.values())
+        return len(lives) == self.devices and all(life.opens for life in lives.values())
 
     def _are_open(self) -> bool:
         lives = self.lives.devices
-        return len(lives) == self._devices and all(life.is_open for life in lives.values())
+        return len(lives) == self.devices and all(life.is_open for life in lives.values())
 
     def send(self, count: int, per_s: float) -> Party:
         """Start the backend, and the clock."""
         self._began = time.monotonic()
-        users = count_users(self._devices)
-        config = ProducerConfig(self._seed, count, per_s, users, 0, 10.0, plan="push")
+        users = count_users(self.devices)
+        port = self.cluster.hook_port
+        config = ProducerConfig(self.seed, count, per_s, users, port, 10.0, plan=self.plan)
         return self.cluster.add_party("produce", config)
 
     async def conclude(self, backend: Party, limit_s: float) -> None:
@@ -123,7 +127,7 @@ class Trial:
             await backend.stop()
         self.tell(f"{self.now():7.2f} s  calm: all is sent")
         await self.until(self.cluster.are_ready, "all roles to be ready", READY_S)
-        sent = self._sent().sent
+        sent = self.facts().sent
         await self.until(
             lambda: not find_missing(sent, self.lives), "all to have everything", 150.0, every_s=_LOOK_S
         )
@@ -134,26 +138,25 @@ class Trial:
             if end != 0:
                 self.found.problems.append(f"devices ended with {end!r}, see {self.cluster.logs}")
         await self._settle()
-        await asyncio.to_thread(self._judge)
+        await asyncio.to_thread(self.judge)
 
-    def _sent(self) -> Any:
-        return read_backend(
-            self.cluster.logs / "produce.journal",
-            seed=self._seed,
-            listeners=count_users(self._devices),
-            plan="push",
-        )
+    def facts(self) -> Facts:
+        """Return what was sent by now."""
+        journals = [self.cluster.logs / f"{name}.journal" for name in ("produce", "call")]
+        users = count_users(self.devices)
+        return read_backend(journals, seed=self.seed, listeners=users, plan=self.plan)
 
     async def _settle(self) -> None:
-        groups = Groups(self.cluster.settings, self.now, roles=("persist",))
+        groups = Groups(self.cluster.settings, self.now, roles=self.roles)
         try:
             if left := await groups.settle(240.0, 100.0, self.tell):
                 self.found.problems.append(f"lag that does not go away: {left}")
         finally:
             await groups.close()
 
-    def _judge(self) -> None:
-        facts, lives = self._sent(), self.lives
+    def judge(self) -> None:
+        """Hold what devices and the database have against what was sent."""
+        facts, lives = self.facts(), self.lives
         url = self.cluster.settings.database_url
         assert url is not None
         with closing(psycopg2.connect(url.get_secret_value())) as connection, connection.cursor() as cursor:

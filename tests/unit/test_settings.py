@@ -82,3 +82,16 @@ def test_the_watchdog_may_not_cut_the_drain() -> None:
 
 def test_every_setting_says_what_it_is_for() -> None:
     assert [name for name, field in Settings.model_fields.items() if not field.description] == []
+
+
+@pytest.mark.parametrize(
+    "text", ["webhook", "webhook=", "=5", "webhook=0", "webhook=-1", "webhook=many", "a=1,b"]
+)
+def test_a_rate_that_is_none_is_named(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"NOTIFYD_DELIVER_RATES .* is no limit"):
+        load_settings({"NOTIFYD_DELIVER_RATES": text})
+
+
+def test_rates_are_read_by_channel() -> None:
+    settings = load_settings({"NOTIFYD_DELIVER_RATES": "email=10, webhook=0.5"})
+    assert settings.channel_rates == {"email": 10.0, "webhook": 0.5}

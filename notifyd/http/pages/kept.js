@@ -30,11 +30,11 @@ export class Kept {
     return this.all.filter(({ state }) => RANK[state] < RANK.read);
   }
 
-  /** Keep a message; returns its entry, or null where it is here already. */
+  /** Keep a message, in the place of one that it replaces; returns its entry, or null where it is here already. */
   add(message) {
     const id = message.UUID;
     if (this.#entries.has(id)) return null;
-    const { title, body, url, type } = message.content ?? {};
+    const { title, body, url, type, collapseKey } = message.content ?? {};
     const entry = {
       id,
       title: textOf(title) || textOf(type) || "Untitled",
@@ -43,7 +43,11 @@ export class Kept {
       from: textOf(message.from),
       time: textOf(message.createDateTime),
       state: this.#early.get(id) ?? "new",
+      key: textOf(collapseKey),
     };
+    for (const other of this.all) {
+      if (entry.key && other.key === entry.key && other.from === entry.from) this.#entries.delete(other.id);
+    }
     this.#entries.set(id, entry);
     this.#early.delete(id);
     for (const oldest of this.#entries.keys()) {

@@ -42,7 +42,8 @@ export function setUpForm(user) {
       if (answer.ok) {
         const { id } = await answer.json();
         for (const name of ["title", "body", "url"]) $(name).value = "";
-        $("result").textContent = `Sent: ${id}`;
+        const link = Object.assign(document.createElement("a"), { href: `/trace/${id}`, textContent: id });
+        $("result").replaceChildren("Sent: ", link);
       } else {
         show(await problemOf(answer));
       }

@@ -1,7 +1,8 @@
 -- Events of deliveries, merged into their rows: the greatest wins by (success, run, attempt, rank), ties
 -- by the rest of the event, as delivery/state.py says; a test holds the two together. The messages' rows
 -- are locked (lock_messages.sql). Events of a delivery that does not exist leave no trace.
--- What comes back are the messages whose own state may be another now.
+-- What comes back are the deliveries for which their messages' own states may be others now: whether each
+-- came to an end, and when (Unix ms).
 WITH event AS MATERIALIZED (
     SELECT *
       FROM jsonb_to_recordset(%(events)s::jsonb) AS given(
@@ -55,8 +56,13 @@ WITH event AS MATERIALIZED (
            (best.s, best.r, best.n, best.at, best.due_at, best.p, best.re, best.de, best.attempts)
     RETURNING old.message_id, old.day,
               (old.is_final, old.state = 'dead', old.state = 'scheduled')
-                  IS DISTINCT FROM (best.is_final, best.s = 'dead', best.s = 'scheduled') AS is_turn
+                  IS DISTINCT FROM (best.is_final, best.s = 'dead', best.s = 'scheduled') AS is_turn,
+              best.is_final AND NOT old.is_final AS is_end, best.at,
+              -- A label of metrics: no producer may make up new ones.
+              CASE WHEN best.re = 'unknown_channel' THEN 'unknown' ELSE old.channel END AS channel
 )
-SELECT NULL::text, NULL::text, count(*) FROM logged
+SELECT NULL::text, NULL::text, count(*), NULL::text, NULL::bigint FROM logged
  UNION ALL
-SELECT DISTINCT message_id::text, day::text, 0 FROM moved WHERE is_turn
+SELECT message_id::text, day::text, is_end::integer, channel, (date_part('epoch', at) * 1000)::bigint
+  FROM moved
+ WHERE is_turn

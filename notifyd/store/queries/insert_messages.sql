@@ -1,65 +1,51 @@
--- A batch of messages with their deliveries, and where they are due the inbox rows and unread counters;
--- the offsets of those that were new come back.
--- The originals come as one byte string and are cut out by position (from 1) and length, so that they
--- are stored byte for byte, whatever is in them; what is read out of them comes as one JSON array.
+-- A batch of messages with their deliveries, and where they are due the inbox rows; the offsets of those
+-- that were new come back, and their inbox rows are to be counted (count_inbox.sql).
+-- Each column comes as an array, which the server reads in a third of the time that JSON takes it. The
+-- originals come as one byte string and are cut out by place (from 1) and length, so that they are stored
+-- byte for byte, whatever is in them; so do the digests. Deliveries and recipients name their message by its
+-- number (from 1). A message that is new has no rows in the other tables, so only here can be a conflict.
 WITH input AS MATERIALIZED (
     SELECT *
-      FROM jsonb_to_recordset(%(rows)s::jsonb) AS given(
-           o bigint, i uuid, d date, g text, s text, b text, t text, c bigint, a bigint, n bigint, x bigint,
-           p integer, l integer, u text[], ch text[], f text[], fa bigint)
+      FROM unnest(%(offsets)s::bigint[], %(ids)s::uuid[], %(days)s::date[], %(accepted)s::bigint[],
+                  %(created)s::bigint[], %(due)s::bigint[], %(expires)s::bigint[], %(senders)s::text[],
+                  %(creators)s::text[], %(types)s::text[], %(places)s::integer[], %(lengths)s::integer[])
+           WITH ORDINALITY AS given(kafka_offset, id, day, accepted_ms, created_ms, due_ms, expires_ms, sender,
+                                    created_by, type, place, length, number)
 ), new_message AS (
     INSERT INTO message (id, day, digest, state, incarnation_id, kafka_partition, kafka_offset, accepted_at,
                          persisted_by, created_at, due_at, expires_at, sender, created_by, type, raw)
-    SELECT i, d, decode(g, 'hex'), CASE WHEN n IS NULL THEN 'pending' ELSE 'scheduled' END,
-           %(incarnation)s, %(partition)s, o, from_ms(a),
-           %(pod)s, from_ms(c), from_ms(n), from_ms(x), s, b, t, substring(originals.value FROM p FOR l)
-      FROM input, (SELECT %(originals)s::bytea AS value) AS originals
-     ORDER BY i, d, o
+    SELECT id, day, substring(digests.value FROM number::integer * 16 - 15 FOR 16),
+           CASE WHEN due_ms IS NULL THEN 'pending' ELSE 'scheduled' END,
+           %(incarnation)s, %(partition)s, kafka_offset, from_ms(accepted_ms),
+           %(pod)s, from_ms(created_ms), from_ms(due_ms), from_ms(expires_ms), sender, created_by, type,
+           substring(originals.value FROM place FOR length)
+      FROM input, (SELECT %(originals)s::bytea AS value) AS originals, (SELECT %(digests)s::bytea AS value) AS digests
+     ORDER BY id, day, kafka_offset
         ON CONFLICT (id, day) DO NOTHING
     RETURNING kafka_offset
+), fresh AS MATERIALIZED (
+    SELECT input.* FROM new_message JOIN input USING (kafka_offset)
 ), new_delivery AS (
-    INSERT INTO delivery (message_id, user_id, channel, day, state, at, pod, next_check_at)
-    SELECT i, recipient, channel, d, CASE WHEN n IS NULL THEN 'pending' ELSE 'scheduled' END,
-           from_ms(a), %(pod)s, CASE WHEN n IS NULL THEN now() + %(check_after_s)s * interval '1 second'
-                                     ELSE from_ms(n) END
-      FROM new_message
-      JOIN input ON o = kafka_offset,
-           unnest(u) AS recipient, unnest(ch) AS channel
-     ORDER BY i, recipient, channel
-        ON CONFLICT DO NOTHING
-), new_fallback AS (
-    -- Nobody works on these until the sweep finds that the user has not seen the message by then.
+    -- Of a fallback (`after`) nobody takes care until the sweep finds that the user has not seen the message.
     INSERT INTO delivery (message_id, user_id, channel, day, state, at, due_at, pod, reason, next_check_at)
-    SELECT i, recipient, channel, d, CASE WHEN n IS NULL THEN 'pending' ELSE 'scheduled' END,
-           from_ms(a), from_ms(a + fa), %(pod)s, 'fallback', from_ms(coalesce(n, a) + fa)
-      FROM new_message
-      JOIN input ON o = kafka_offset,
-           unnest(u) AS recipient, unnest(f) AS channel
-     WHERE f IS NOT NULL
-     ORDER BY i, recipient, channel
-        ON CONFLICT DO NOTHING
+    SELECT id, user_id, channel, day, CASE WHEN due_ms IS NULL THEN 'pending' ELSE 'scheduled' END,
+           from_ms(accepted_ms), from_ms(accepted_ms + after_ms), %(pod)s,
+           CASE WHEN after_ms IS NOT NULL THEN 'fallback' END,
+           CASE WHEN after_ms IS NOT NULL THEN from_ms(coalesce(due_ms, accepted_ms) + after_ms)
+                WHEN due_ms IS NOT NULL THEN from_ms(due_ms)
+                ELSE now() + %(check_after_s)s * interval '1 second' END
+      FROM fresh
+      JOIN unnest(%(delivery_of)s::bigint[], %(delivery_users)s::text[], %(channels)s::text[],
+                  %(after)s::bigint[]) AS given(number, user_id, channel, after_ms) USING (number)
+     ORDER BY id, user_id, channel
 ), new_row AS (
     INSERT INTO inbox (user_id, message_id, day, incarnation_id, kafka_partition, kafka_offset, arrived_at,
                        expires_at)
-    SELECT recipient, i, d, %(incarnation)s, %(partition)s, o, from_ms(a), from_ms(x)
-      FROM new_message
-      JOIN input ON o = kafka_offset,
-           unnest(u) AS recipient
-     WHERE n IS NULL
-     ORDER BY recipient, i
-        ON CONFLICT DO NOTHING
-    RETURNING user_id, day, arrived_at, expires_at
-), counted AS (
-    INSERT INTO user_state AS s (user_id, unread, days, odd_days, first_expiry)
-    SELECT user_id, count(*), range_agg(daterange(day, day + 1)),
-           coalesce(range_agg(daterange(day, day + 1)) FILTER (WHERE is_odd_arrival(arrived_at, day)), '{}'),
-           min(expires_at)
-      FROM new_row
-     GROUP BY user_id
-     ORDER BY user_id
-        ON CONFLICT (user_id) DO UPDATE
-       SET unread = s.unread + excluded.unread, days = s.days + excluded.days,
-           odd_days = s.odd_days + excluded.odd_days,
-           first_expiry = least(s.first_expiry, excluded.first_expiry), changed_at = now()
+    SELECT user_id, id, day, %(incarnation)s, %(partition)s, kafka_offset, from_ms(accepted_ms),
+           from_ms(expires_ms)
+      FROM fresh
+      JOIN unnest(%(recipient_of)s::bigint[], %(recipients)s::text[]) AS given(number, user_id) USING (number)
+     WHERE due_ms IS NULL
+     ORDER BY user_id, id
 )
 SELECT kafka_offset FROM new_message

@@ -1,4 +1,5 @@
--- A user's rows before a position, newest first, out of some days: one index scan each, merged.
+-- A user's rows before a position, newest first, out of some days: one index scan each, merged (by the
+-- column: `message_id` alone would be the text that comes back, which no index is in the order of).
 -- What is not asked for is a constant, and the planner leaves it out.
 SELECT message_id::text, day, arrived_at, seen_at, read_at, archived_at
   FROM inbox
@@ -14,5 +15,5 @@ SELECT message_id::text, day, arrived_at, seen_at, read_at, archived_at
         OR EXISTS (SELECT FROM message AS m
                     WHERE m.id = inbox.message_id AND m.day = inbox.day AND m.day = ANY(%(days)s::date[])
                       AND m.type = %(type)s::text))
- ORDER BY arrived_at DESC, message_id DESC
+ ORDER BY arrived_at DESC, inbox.message_id DESC
  LIMIT %(limit)s

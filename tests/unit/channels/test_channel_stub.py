@@ -11,7 +11,7 @@ from notifyd.delivery.outcome import Dead, Done, Outcome, Retry, Skip
 from notifyd.errors import ConfigError
 from notifyd.message.envelope import Limits, Message, decode
 from notifyd.metrics import Metrics
-from notifyd.settings import Settings
+from notifyd.settings import Settings, load_settings
 
 
 def message() -> Message:
@@ -75,3 +75,9 @@ def test_the_registry_knows_its_channels_by_name() -> None:
     channels = build_channels(Settings(), Metrics())
     assert set(channels) == {"webhook", "stub"}
     assert all(channels[name].name == name for name in channels)
+
+
+def test_there_is_email_where_there_is_a_relay():
+    settings = load_settings({}, smtp_url="smtp://relay.test", email_from="no-reply@shop.example")
+    assert "email" in build_channels(settings, Metrics())
+    assert "email" not in build_channels(Settings(), Metrics())

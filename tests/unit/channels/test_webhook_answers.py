@@ -3,8 +3,8 @@ import email.utils
 import aiohttp
 import pytest
 
+from notifyd.channels.outcomes import combine
 from notifyd.channels.webhook_answers import (
-    combine,
     outcome_of_error,
     outcome_of_status,
     parse_retry_after,
@@ -98,9 +98,10 @@ BUSY = Retry("no_sockets", detail="Too many open files", counts=False)
         ([DONE, RETRY], Retry("http_503", 9, "webhook[0] HTTP 200; webhook[1] HTTP 503")),
         ([DEAD, RETRY], Retry("http_503", 9, "webhook[0] HTTP 404; webhook[1] HTTP 503")),
         ([DONE, DEAD], Dead("http_404", "webhook[0] HTTP 200; webhook[1] HTTP 404")),
-        ([DONE, GONE], Done("webhook[0] HTTP 200; webhook[1] HTTP 410")),
-        ([GONE, DEAD], Dead("http_404", "webhook[0] HTTP 410; webhook[1] HTTP 404")),
-        ([GONE, GONE], Dead("gone", "webhook[0] HTTP 410; webhook[1] HTTP 410")),
+        ([DONE, GONE], Done("webhook[0] HTTP 200; webhook[1] HTTP 410", gone=(1,))),
+        ([GONE, DEAD], Dead("http_404", "webhook[0] HTTP 410; webhook[1] HTTP 404", gone=(0,))),
+        ([GONE, GONE], Dead("gone", "webhook[0] HTTP 410; webhook[1] HTTP 410", gone=(0, 1))),
+        ([GONE], Dead("gone", "HTTP 410", gone=(0,))),
         (
             [BUSY, DONE],
             Retry("no_sockets", None, "webhook[0] Too many open files; webhook[1] HTTP 200", counts=True),
@@ -108,18 +109,18 @@ BUSY = Retry("no_sockets", detail="Too many open files", counts=False)
     ],
 )
 def test_several_addresses_make_one_outcome(outcomes: list[Outcome], expected: Outcome) -> None:
-    assert combine(dict(enumerate(outcomes))) == expected
+    assert combine("webhook", dict(enumerate(outcomes))) == expected
 
 
 def test_one_address_is_not_numbered() -> None:
-    assert combine({3: DONE}) is DONE
+    assert combine("webhook", {3: DONE}) is DONE
 
 
 def test_the_longest_wait_is_kept_and_what_never_left_does_not_count() -> None:
     waits = {0: Retry("http_429", 5), 1: Retry("http_503"), 2: Retry("http_429", 60)}
-    combined = combine(waits)
+    combined = combine("webhook", waits)
     assert isinstance(combined, Retry)
     assert combined.after_s == 60
-    both = combine({0: BUSY, 1: BUSY})
+    both = combine("webhook", {0: BUSY, 1: BUSY})
     assert isinstance(both, Retry)
     assert not both.counts

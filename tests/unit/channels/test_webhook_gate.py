@@ -1,6 +1,8 @@
 import asyncio
 
-from notifyd.channels.gate import Gate, Place
+from prometheus_client import Gauge
+
+from notifyd.channels.gate import DOWN_AFTER, PROBE_S, PUT_OFF_S, SOON, Closed, Gate, Place
 
 
 class Clock:
@@ -12,19 +14,19 @@ class Clock:
 
 def gate(limit: int = 2) -> tuple[Gate, Clock]:
     clock = Clock()
-    return Gate(limit, warm_s=4.0, clock=clock), clock
+    return Gate(limit, warm_s=4.0, clock=clock, down=Gauge("down", "down", registry=None)), clock
 
 
 async def enter(door: Gate, host: str = "a") -> Place:
     place = await door.enter(host)
-    assert place is not None
+    assert isinstance(place, Place)
     return place
 
 
 async def test_hosts_do_not_share_places() -> None:
     door, _ = gate(1)
     await enter(door, "a")
-    assert await door.enter("b") is not None
+    assert isinstance(await door.enter("b"), Place)
 
 
 async def test_a_host_that_hangs_is_busy_at_once() -> None:
@@ -32,7 +34,7 @@ async def test_a_host_that_hangs_is_busy_at_once() -> None:
     await enter(door)
     await enter(door)
     clock.now += 3
-    assert await asyncio.wait_for(door.enter("a"), 0.9) is None
+    assert await asyncio.wait_for(door.enter("a"), 0.9) == Closed("host_busy")
 
 
 async def test_a_host_known_to_be_slow_is_busy_at_once() -> None:
@@ -42,7 +44,7 @@ async def test_a_host_known_to_be_slow_is_busy_at_once() -> None:
         clock.now += 10
         door.leave(place)
     await enter(door)
-    assert await asyncio.wait_for(door.enter("a"), 0.9) is None
+    assert await asyncio.wait_for(door.enter("a"), 0.9) == Closed("host_busy")
 
 
 async def test_a_quick_host_is_waited_for() -> None:
@@ -52,13 +54,13 @@ async def test_a_quick_host_is_waited_for() -> None:
     await asyncio.sleep(0)
     assert not second.done()
     door.leave(first)
-    assert await second is not None
+    assert isinstance(await second, Place)
 
 
 async def test_a_wait_ends() -> None:
     door, _ = gate(1)
     await enter(door)
-    assert await door.enter("a") is None
+    assert await door.enter("a") == Closed("host_busy")
 
 
 async def test_who_gives_up_waiting_takes_no_place_along() -> None:
@@ -69,7 +71,7 @@ async def test_who_gives_up_waiting_takes_no_place_along() -> None:
     door.leave(first)
     waits.cancel()
     await asyncio.gather(waits, return_exceptions=True)
-    assert await door.enter("a") is not None
+    assert isinstance(await door.enter("a"), Place)
 
 
 async def test_never_more_than_the_limit() -> None:
@@ -110,3 +112,80 @@ async def test_quiet_hosts_are_forgotten_and_busy_ones_are_not() -> None:
     assert len(door._hosts) <= 4097
     assert "held" in door._hosts
     door.leave(held)
+
+
+async def fail(door: Gate, times: int) -> None:
+    for _ in range(times):
+        door.leave(await enter(door), has_failed=True)
+
+
+async def test_a_host_that_failed_many_calls_is_asked_by_one_in_a_while() -> None:
+    door, clock = gate(20)
+    await fail(door, DOWN_AFTER - 1)
+    await fail(door, 1)
+    assert await door.enter("a") == Closed("host_down")
+    assert isinstance(await door.enter("b"), Place)
+    clock.now += PROBE_S
+    probe = await enter(door)
+    assert await door.enter("a") == Closed("host_down")
+    door.leave(probe, has_failed=True)
+    clock.now += PROBE_S
+    probe = await enter(door)
+    door.leave(probe, has_failed=False)
+    assert isinstance(await door.enter("a"), Place)
+    assert isinstance(await door.enter("a"), Place)
+
+
+async def test_few_of_those_for_a_host_that_is_down_come_back_soon() -> None:
+    door, clock = gate(20)
+    await fail(door, DOWN_AFTER)
+    for _ in range(3):
+        waits = [await door.enter("a") for _ in range(SOON + 5)]
+        assert waits == [Closed("host_down")] * SOON + [Closed("host_down", PUT_OFF_S)] * 5
+        clock.now += PROBE_S
+        door.leave(await enter(door), has_failed=True)
+
+
+async def test_who_has_many_ahead_at_a_host_that_hangs_comes_back_later() -> None:
+    door, clock = gate(2)
+    await enter(door)
+    await enter(door)
+    clock.now += 3
+    waits = [await door.enter("a") for _ in range(40)]
+    # Each of two places is taken for three seconds at least.
+    assert waits == [Closed("host_busy")] * 19 + [Closed("host_busy", PUT_OFF_S)] * 21
+    # Who comes back is not taken for one more.
+    clock.now += 5
+    assert await door.enter("a") == Closed("host_busy")
+
+
+async def test_only_failures_in_a_row_count_and_only_the_hosts_own() -> None:
+    door, _ = gate(20)
+    for has_failed in (False, None):
+        await fail(door, DOWN_AFTER - 1)
+        door.leave(await enter(door), has_failed=has_failed)
+        if has_failed is None:
+            await fail(door, 1)
+            assert await door.enter("a") == Closed("host_down")
+        else:
+            await fail(door, DOWN_AFTER - 1)
+            door.leave(await enter(door), has_failed=False)
+
+
+async def test_who_waited_while_it_went_down_does_not_go_in() -> None:
+    door, _ = gate(1)
+    await fail(door, DOWN_AFTER - 1)
+    last = await enter(door)
+    waiting = asyncio.create_task(door.enter("a"))
+    await asyncio.sleep(0)
+    door.leave(last, has_failed=True)
+    assert await waiting == Closed("host_down")
+
+
+async def test_hosts_that_are_down_are_counted() -> None:
+    door, clock = gate(5)
+    await fail(door, DOWN_AFTER)
+    assert door._down._value.get() == 1
+    clock.now += PROBE_S
+    door.leave(await enter(door), has_failed=False)
+    assert door._down._value.get() == 0

@@ -7,9 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from standardwebhooks import Webhook, WebhookVerificationError
+from yarl import URL
 
 from notifyd.channels.port import Delivery
-from notifyd.channels.webhook_request import Request, make_request, parse_secret, parse_url, webhook_id
+from notifyd.channels.webhook_request import Request, make_request, parse_secret, webhook_id
+from notifyd.channels.webhook_url import parse_url
 from notifyd.delivery.contact import WebhookAddress
 from notifyd.delivery.outcome import Dead
 from notifyd.message.envelope import Limits, decode
@@ -40,7 +42,7 @@ def delivery(user: str = "alice") -> Delivery:
 
 
 def make(address: WebhookAddress, body: bytes = BODY) -> Request | Dead:
-    return make_request(address, delivery(), body, now_s=time.time(), allow_private=False)
+    return make_request(URL(address.url), address, delivery(), body, now_s=time.time())
 
 
 def made(*secrets: str) -> Request:

@@ -28,6 +28,7 @@ LETTER = DeadLetter(
 
 def test_the_place_is_that_of_the_original_record_and_a_cut_value_still_tells_its_id() -> None:
     assert describe(LETTER) == {
+        "place": "0:9",
         "reason": "not_json",
         "error": "ends too\nearly",
         "topic": "a.b.messages",
@@ -59,7 +60,7 @@ def test_a_letter_without_our_headers_shows_where_it_lies() -> None:
 def test_a_line_for_people_is_one_line() -> None:
     item = describe(dataclasses.replace(LETTER, channel="webhook", user="alice", attempts=8))
     assert _line(item) == (
-        "2025-11-23T10:00:00.123Z not_json 019aab3e-6f0c-7d44-9f6a-0d1f5a2b9c11 "
+        "0:9 2025-11-23T10:00:00.123Z not_json 019aab3e-6f0c-7d44-9f6a-0d1f5a2b9c11 "
         "a.b.messages 3:1842 webhook:alice after 8 attempts  ends too early"
     )
 

@@ -53,10 +53,13 @@ def test_no_command_prints_the_help_and_counts_as_wrong_use(capsys: pytest.Captu
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_help_with_an_example(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     group = {
-        "dlq": ["ls"],
+        "contacts": ["set", "show", "rm"],
+        "dlq": ["ls", "show", "stats", "replay", "discard", "export"],
         "inbox": ["verify"],
+        "keys": ["new", "ls", "rotate"],
         "retention": ["run"],
         "sessions": ["end"],
+        "webpush": ["keys"],
         "topics": ["create", "check", "groups"],
     }.get(name)
     for sub in group or [None]:

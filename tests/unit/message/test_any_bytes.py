@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from notifyd.errors import InvalidMessage
@@ -104,7 +104,6 @@ def judge(value: bytes, *, is_exempt: bool = False) -> tuple[Message, Content] |
         return error
 
 
-@settings(deadline=None)
 @given(_values, st.booleans())
 @example(b"", False)
 @example(b"[" * 2000, False)
@@ -132,7 +131,6 @@ def test_decode_and_find_faults_agree_on_any_bytes(value: bytes, is_exempt: bool
         str(fault).encode()  # fit for a header
 
 
-@settings(deadline=None)
 @given(_values, st.booleans())
 def test_the_quick_way_and_the_thorough_way_read_the_same(value: bytes, is_exempt: bool) -> None:
     quick = _decode_quickly(value, AT_MS, LIMITS, is_exempt)
@@ -147,7 +145,6 @@ def test_the_quick_way_and_the_thorough_way_read_the_same(value: bytes, is_exemp
     assert quick.content_raw == thorough.content_raw
 
 
-@settings(deadline=None)
 @given(_values)
 def test_what_is_good_is_good_for_clients_and_for_a_database(value: bytes) -> None:
     verdict = judge(value)
@@ -164,7 +161,6 @@ def test_what_is_good_is_good_for_clients_and_for_a_database(value: bytes) -> No
     assert 1 <= len(message.recipients) == len(set(message.recipients)) <= 5
 
 
-@settings(deadline=None)
 @given(_contents)
 def test_casts_keep_good_content_good(content: dict[str, Any]) -> None:
     value = json.dumps({**GOOD, "content": content}).encode()
@@ -177,7 +173,6 @@ def test_casts_keep_good_content_good(content: dict[str, Any]) -> None:
         assert not isinstance(judge(again), InvalidMessage)
 
 
-@settings(deadline=None)
 @given(
     to=st.lists(st.text(min_size=1, max_size=8), min_size=1, max_size=5),
     title=st.none() | st.text(max_size=20),

@@ -149,6 +149,15 @@ async def test_sent_is_told_once_per_user_and_only_when_written(world):
     assert told == [("alice", "sent", None, 1), ("bob", "sent", "no_acks", 1)]
 
 
+async def test_a_user_with_two_devices_is_told_once_and_counted_twice(world):
+    sending = world.hub._outbox.note(world.message(["alice", "bob"]), is_one_each=False)
+    sending.on_written(["alice", "bob", "alice"])
+    sending.on_written(["bob"])
+    world.flush()
+    assert [event.user for event in world.events.posted] == ["alice", "bob"]
+    assert world.metrics.registry.get_sample_value("notifyd_ws_messages_sent_total") == 4
+
+
 async def test_a_reader_that_does_not_read_is_cut_and_others_are_not(world):
     slow, slow_transport = world.join("alice")
     _, quick_transport = world.join("alice")
@@ -295,11 +304,40 @@ async def test_only_so_many_messages_are_remembered(world):
     message = world.message()
     known = receipts._recent
     for n in range(RECENT_MESSAGES):
-        known[f"{n}"] = None  # type: ignore[assignment]
+        known[f"{n}"] = ()
     assert receipts.remember(message, (0, 0))
     assert len(known) == RECENT_MESSAGES
     assert "0" not in known
     assert message.id in known
+
+
+async def test_messages_to_many_are_remembered_until_their_recipients_are_too_many(world, monkeypatch):
+    monkeypatch.setattr("notifyd.push.receipts.RECENT_RECIPIENTS", 100)
+    receipts = receipts_of(world)
+    users = [f"user-{n}" for n in range(40)]
+    messages = [world.message(users) for _ in range(3)]
+    # The second again with other bytes, of a later place in its partition than all that is known of it.
+    other = world.message(users, id=messages[1].id, title="other")
+    assert receipts.remember(messages[0], (0, 0))
+    assert receipts.remember(messages[1], (1, 5))
+    assert receipts.remember(other, (1, 3))
+    assert list(receipts._recent) == [messages[0].id, messages[1].id]
+    assert receipts.remember(messages[2], (0, 1))
+    assert list(receipts._recent) == [messages[1].id, messages[2].id]
+
+
+async def test_of_a_message_to_many_only_its_users_may_acknowledge(world):
+    owner, _ = world.join("user-7")
+    other, transport = world.join("mallory")
+    message = world.message([f"user-{n}" for n in range(100)])
+    world.hub.publish(message, 0, 0)
+    ack = masked(json.dumps({"op": "ack", "ids": [message.id]}).encode())
+    other.data_received(ack)
+    assert world.frames(transport) == [{"op": "ok", "ack": [], "refused": [message.id]}]
+    owner.data_received(ack)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert [(e.user, e.digest) for e in world.events.written] == [("user-7", message.digest)]
 
 
 async def test_an_id_in_another_spelling_is_not_the_same_message(world):

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import time
+from collections.abc import Sequence
+from random import Random
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -26,6 +30,8 @@ from tests.fixtures.push import FakeEvents, FakeTransport, make_message, payload
 USERS = ("alice", "bob")
 PARTITIONS = 3
 INCARNATION = "inc"
+#: `RESUME_HISTORIES=3000 pytest tests/unit/push/test_resume.py` takes a minute.
+HISTORIES = int(os.environ.get("RESUME_HISTORIES", "60"))
 
 
 class Topic:
@@ -188,6 +194,8 @@ class Client:
                 elif frame["missing"] == "inbox":
                     self.read_inbox(decoded.offsets)
                     self.claimed = {}
+            if not self.is_welcome and not decoded.offsets:
+                self.claimed = {}  # its cursor turned out to say nothing, and it has not read its inbox
             for partition, offset in self.claimed.items():
                 assert decoded.offsets.get(partition, 0) >= offset, "a cursor never goes back"
             self.claimed = dict(decoded.offsets)
@@ -229,57 +237,63 @@ class Client:
             self.connection = None
 
 
-async def play(data: st.DataObject) -> None:
+class Drawn:
+    """Draws as `random.Random` does, from what hypothesis can shrink; that costs it ten times as much."""
+
+    def __init__(self, data: st.DataObject) -> None:
+        self._data = data
+
+    def choice(self, values: Sequence[Any]) -> Any:
+        return self._data.draw(st.sampled_from(values))
+
+    def randint(self, least: int, most: int) -> int:
+        return self._data.draw(st.integers(least, most))
+
+
+async def play(chance: Drawn | Random) -> None:
     clock, topic = Clock(), Topic()
-    window_bytes = data.draw(st.sampled_from([0, 4, 15, 1000]), "window") * (ENTRY_BYTES + 600)
-    knows_end = data.draw(st.booleans(), "knows end")
-    past = Stored(topic) if data.draw(st.booleans(), "has a store") else None
+    window_bytes = chance.choice([0, 4, 15, 1000]) * (ENTRY_BYTES + 600)
+    knows_end = chance.choice([False, True])
+    past = Stored(topic) if chance.choice([False, True]) else None
     pods = [Pod(topic, clock, [0] * PARTITIONS, window_bytes, knows_end, past) for _ in range(2)]
     clients = [Client(topic, user) for user in (*USERS, USERS[0])]
 
     def start_pod() -> Pod:
-        starts = [data.draw(st.integers(0, topic.end(p)), "start") for p in range(PARTITIONS)]
+        starts = [chance.randint(0, topic.end(p)) for p in range(PARTITIONS)]
         pod = Pod(topic, clock, starts, window_bytes, knows_end, past)
         pod.read_all()
         return pod
 
-    for _ in range(data.draw(st.sampled_from([5, 20, 50]), "steps")):
-        step = data.draw(
-            st.sampled_from(["produce"] * 4 + ["read"] * 4 + ["client"] * 8 + ["turn"] * 3 + ["rare"] * 2),
-            "step",
-        )
-        pod = data.draw(st.sampled_from(pods), "pod")
-        client = data.draw(st.sampled_from(clients), "client")
-        partition = data.draw(st.integers(0, PARTITIONS - 1), "partition")
+    for _ in range(chance.choice([5, 20, 50])):
+        step = chance.choice(["produce"] * 4 + ["read"] * 4 + ["client"] * 8 + ["turn"] * 3 + ["rare"] * 2)
+        pod = chance.choice(pods)
+        client = chance.choice(clients)
+        partition = chance.randint(0, PARTITIONS - 1)
         if step == "produce":
-            for _ in range(data.draw(st.sampled_from([1, 2, 5, 80]), "count")):
-                to = data.draw(st.sampled_from([("alice",), ("bob",), USERS, None, ("carol",)]), "to")
+            for _ in range(chance.choice([1, 2, 5, 80])):
+                to = chance.choice([("alice",), ("bob",), USERS, None, ("carol",)])
                 topic.partitions[partition].append(None if to is None else make_message(to))
         elif step == "read":
-            pod.read(partition, data.draw(st.sampled_from([1, 3, 200]), "count"))
+            pod.read(partition, chance.choice([1, 3, 200]))
         elif step == "turn":
             if past is not None:
-                past.is_away = data.draw(st.sampled_from([False, False, True]), "away")
-                past.marks[partition] = data.draw(
-                    st.integers(past.marks[partition], topic.end(partition)), "mark"
-                )
-                if data.draw(st.integers(0, 9), "retention") == 9:
+                past.is_away = chance.choice([False, False, True])
+                past.marks[partition] = chance.randint(past.marks[partition], topic.end(partition))
+                if chance.randint(0, 9) == 9:
                     past.firsts[partition] = past.marks[partition]
             await pod.turn()
         elif step == "client":
             if client.connection is None:
                 client.connect(pod)
             else:
-                what = data.draw(
-                    st.sampled_from(["take", "take", "drop", "drop", "full", "empty", "beat"]), "what"
-                )
+                what = chance.choice(["take", "take", "drop", "drop", "full", "empty", "beat"])
                 connection = client.connection
-                if what in {"take", "drop"} and data.draw(st.booleans(), "flush"):
+                if what in {"take", "drop"} and chance.choice([False, True]):
                     connection.flush()
                 if what == "take":
-                    client.take(data.draw(st.sampled_from([None, 1, 2]), "writes"))
+                    client.take(chance.choice([None, 1, 2]))
                 elif what == "drop":
-                    client.take(data.draw(st.sampled_from([None, 0, 1]), "writes"))
+                    client.take(chance.choice([None, 0, 1]))
                     client.drop()
                 elif what == "full":
                     client.transport.buffered = 70_000
@@ -290,7 +304,7 @@ async def play(data: st.DataObject) -> None:
                 elif connection.state is State.OPEN:
                     connection._hub.beat(connection)
         else:
-            what = data.draw(st.sampled_from(["restart", "wait"]), "what")
+            what = chance.choice(["restart", "wait"])
             if what == "wait":
                 clock.now_s += PROOF_S
                 for one in pods:
@@ -332,11 +346,21 @@ async def play(data: st.DataObject) -> None:
 
 
 @settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+    max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
 @given(data=st.data())
 def test_no_gap_is_hidden_and_nothing_comes_twice(data: st.DataObject) -> None:
-    asyncio.run(play(data))
+    asyncio.run(play(Drawn(data)))
+
+
+@pytest.mark.parametrize("first_seed", range(0, HISTORIES, 20))
+def test_nor_in_many_more_histories_that_nobody_shrinks(first_seed: int) -> None:
+    for seed in range(first_seed, first_seed + 20):
+        try:
+            asyncio.run(play(Random(seed)))
+        except BaseException as error:
+            error.add_note(f"seed {seed}")
+            raise
 
 
 @given(
@@ -377,3 +401,50 @@ def test_while_a_hole_is_open_its_entry_stays_and_its_messages_have_no_at() -> N
 def test_a_place_beyond_the_topic_is_not_believed() -> None:
     assert not Resume({0: 41}, 0.0).judge({0: 0}, {0: 20}, lambda p: 40)
     assert not Resume({7: 1}, 0.0).judge({0: 0}, {0: 20}, lambda p: 0)
+
+
+async def test_no_place_is_named_to_a_lost_client_before_it_is_sent_to_its_inbox() -> None:
+    clock, topic = Clock(), Topic()
+    for partition in range(PARTITIONS):
+        topic.partitions[partition] = [make_message(("alice",)) for _ in range(4)]
+    pod = Pod(topic, clock, [0, 2, 0], 1000 * (ENTRY_BYTES + 600), knows_end=False, past=Stored(topic))
+    pod.read_all()
+    client = Client(topic, "alice")
+    client.base, client.cursor = {}, encode_cursor(Cursor(INCARNATION, {0: 7, 1: 1}))
+    client.connect(pod)
+    clock.now_s += PROOF_S
+    pod.hub.tick()
+    assert client.connection is not None
+    pod.hub.beat(client.connection)
+    await pod.turn()
+    frames = []
+    for write in client.transport.writes:
+        for payload in payloads(write):
+            parsed = json.loads(payload)
+            frames += parsed if isinstance(parsed, list) else [parsed]
+    assert [(frame["op"], "at" in frame) for frame in frames] == [
+        ("pos", False),
+        *[("msg", False)] * 10,
+        ("welcome", False),
+    ]
+    assert frames[0]["cursor"] == encode_cursor(Cursor(INCARNATION, {}))
+    assert frames[-1]["missing"] == "inbox"
+    await pod.stop()
+
+
+async def test_a_lost_client_that_is_slower_than_the_window_is_sent_to_its_inbox_too() -> None:
+    clock, topic = Clock(), Topic()
+    topic.partitions[0] = [make_message(("alice",)) for _ in range(4)]
+    pod = Pod(topic, clock, [0] * PARTITIONS, 4 * (ENTRY_BYTES + 600), knows_end=False, past=Stored(topic))
+    pod.read_all()
+    client = Client(topic, "alice")
+    client.base, client.cursor = {}, encode_cursor(Cursor("another life", {0: 2}))
+    client.connect(pod)
+    topic.partitions[0] += [make_message(("alice",)) for _ in range(50)]
+    pod.read_all()
+    for _ in range(20):
+        await pod.turn()
+    client.take()
+    assert client.is_welcome
+    assert client.place == {0: 54}
+    await pod.stop()

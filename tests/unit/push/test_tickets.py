@@ -101,14 +101,14 @@ def test_any_user_id_fits_into_a_ticket(world, user):
     assert made.take(ticket).user == user
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(text=st.one_of(st.text(max_size=60), st.binary(max_size=60).map(lambda b: b.decode("latin-1"))))
 def test_nothing_else_is_a_ticket(text):
     with pytest.raises(PermissionDenied):
         World().tickets().take(text)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(at=st.integers(min_value=0), flip=st.integers(min_value=1, max_value=127))
 def test_a_changed_ticket_is_none(at, flip):
     world = World()

@@ -21,11 +21,9 @@ class Peer:
 class Told:
     def __init__(self) -> None:
         self.users: list[str] = []
-        self.frames = 0
 
-    def on_written(self, users: Sequence[str], frames: int) -> None:
+    def on_written(self, users: Sequence[str]) -> None:
         self.users.extend(users)
-        self.frames += frames
 
 
 class Kernel:
@@ -52,7 +50,7 @@ def test_what_the_kernel_does_not_take_goes_by_way_of_the_transport_and_stops_no
     frame = Frame(b'{"op":"msg"}', note)
     peers = {fd: Peer(f"user-{fd}") for fd in range(3, 9)}
     for fd, peer in peers.items():
-        writes.add(fd, frame.wire, peer, frame)
+        writes.add((fd, frame.wire, peer, frame))
     writes.write_all()
     assert kernel.got == [(3, frame.wire), (6, frame.wire[:3]), (7, frame.wire)]
     assert {fd: peer.written for fd, peer in peers.items()} == {
@@ -70,21 +68,10 @@ def test_each_note_learns_of_its_own_users() -> None:
     lines: list[Frame | list[Frame]] = [first, [first, second], [first, second], silent, second, first]
     for number, line in enumerate(lines):
         wire = line.wire if isinstance(line, Frame) else writes.join(line)
-        writes.add(number, wire, Peer(str(number)), line)
+        writes.add((number, wire, Peer(str(number)), line))
     writes.write_all()
     assert one.users == ["0", "1", "2", "5"]
     assert other.users == ["1", "2", "4"]
-    assert (one.frames, other.frames) == (4, 3)
-
-
-def test_a_user_with_two_devices_is_told_once_and_counted_twice() -> None:
-    writes, note = Writes(Kernel({}).write), Told()
-    frame = Frame(b"1", note)
-    for fd, user in enumerate(["alice", "bob", "alice"]):
-        writes.add(fd, frame.wire, Peer(user), frame)
-    writes.write_all()
-    assert note.users == ["alice", "bob"]
-    assert note.frames == 3
 
 
 def test_those_who_get_the_same_frames_share_one_joined_frame() -> None:

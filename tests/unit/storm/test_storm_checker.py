@@ -155,7 +155,7 @@ def test_journals_say_what_their_parties_wrote(tmp_path: Path) -> None:
     journal.write("unsure", "id-2", 18)
     journal.write("end", 1, 1)
     journal.close()
-    facts = read_backend(backend, seed=4, listeners=10)
+    facts = read_backend([backend], seed=4, listeners=10)
     assert facts.sent == {"id-1": Sent("id-1", plan.users, plan.channels, 1000, 2000, "3:9")}
     assert (facts.unsure, facts.errors, facts.on_failed) == ({"id-2"}, 1, 1)
 

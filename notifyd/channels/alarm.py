@@ -1,0 +1,73 @@
+"""The webhook that tells maintainers what died: signed and guarded as the webhooks of users are."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Final
+
+import aiohttp
+
+from notifyd.channels.http_calls import new_session
+from notifyd.channels.webhook_answers import outcome_of_error, outcome_of_status
+from notifyd.channels.webhook_request import parse_secret, signed_headers
+from notifyd.channels.webhook_url import parse_url
+from notifyd.delivery.outcome import Dead, Outcome
+from notifyd.errors import ConfigError, PermanentError
+from notifyd.settings import Settings
+
+_BAD_URL: Final = (
+    "write it as https://host/path; NOTIFYD_SWEEP_ALARM_ALLOW_PRIVATE=true lets plain http and any port pass"
+)
+
+
+class AlarmWebhook:
+    """One signed POST an alarm to NOTIFYD_SWEEP_ALARM_URL; raises `ConfigError` where that cannot work."""
+
+    def __init__(self, settings: Settings) -> None:
+        assert settings.sweep_alarm_url is not None
+        self._allow_private = settings.sweep_alarm_allow_private
+        self._timeout_s = settings.webhook_timeout_s
+        url = parse_url(settings.sweep_alarm_url.get_secret_value(), allow_private=self._allow_private)
+        if isinstance(url, Dead):
+            raise ConfigError(f"NOTIFYD_SWEEP_ALARM_URL: {url.detail}", reason="bad_setting", remedy=_BAD_URL)
+        self._url = url
+        self._keys: list[bytes] = []
+        if settings.sweep_alarm_secret is not None:
+            key = parse_secret(settings.sweep_alarm_secret.get_secret_value())
+            if key is None:
+                raise ConfigError(
+                    "NOTIFYD_SWEEP_ALARM_SECRET is not base64",
+                    reason="bad_setting",
+                    remedy="make one with `openssl rand -base64 32`",
+                )
+            self._keys = [key]
+        self._session: aiohttp.ClientSession | None = None
+
+    async def start(self) -> None:
+        """Make ready to call."""
+        self._session = new_session(allow_private=self._allow_private, limit=1)
+
+    async def stop(self) -> None:
+        """Let go of the connection; a call under way is cut."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    async def send(self, alarm_id: str, text: str) -> Outcome:
+        """Post `text` (JSON) under this id, the same for each repetition; ends within the webhook timeout."""
+        if self._session is None:
+            raise PermanentError("the alarm webhook is not started", reason="not_started")
+        now_s = time.time()
+        # Alarms are rare: no connection is worth keeping.
+        headers = {**signed_headers(alarm_id, text, self._keys, now_s=now_s), "Connection": "close"}
+        try:
+            async with (
+                asyncio.timeout(self._timeout_s),
+                self._session.post(
+                    self._url, data=text.encode(), headers=headers, allow_redirects=False
+                ) as answer,
+            ):
+                return outcome_of_status(answer.status, answer.headers.get("Retry-After"), now_s=now_s)
+        except (aiohttp.ClientError, OSError) as error:
+            return outcome_of_error(error, timeout_s=self._timeout_s)

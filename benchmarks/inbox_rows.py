@@ -22,7 +22,7 @@ _TYPES = ("order.shipped", "order.paid", "chat.message", "invoice.due")
 @dataclass(frozen=True)
 class Size:
     """How much there is: `rows` of inbox over `users`, of the last `days` days, `read` of them read and
-    `overdue` of their deliveries without an outcome (0-1).
+    `overdue` of their deliveries without an outcome (0-1), and none of the last `backlog` with one.
     """
 
     rows: int
@@ -30,6 +30,7 @@ class Size:
     days: int = 30
     read: float = 0.7
     overdue: float = 0.01
+    backlog: int = 50_000
 
 
 def user_name(number: int) -> str:
@@ -105,7 +106,7 @@ def _copy(cursor: object, size: Size, times: list[int], first: int, rng: random.
         tables["inbox"].write(
             f"{user}\t{message_id}\t{day}\t1\t{offset % 12}\t{offset // 12}\t{at}\t{read_at}\t{read_at}\n"
         )
-        is_overdue = rng.random() < size.overdue
+        is_overdue = rng.random() < size.overdue or offset >= size.rows - size.backlog
         end = (
             f"pending\t0\t{at}\tp-1\t0\tf\t{acked}"
             if is_overdue

@@ -10,7 +10,7 @@ from typing import Final, Protocol
 from notifyd.message.ids import is_time_ordered, time_of
 from notifyd.store.cipher import ContentCipher
 from notifyd.store.pool import Params, Row
-from notifyd.store.sql import query
+from notifyd.store.sql import Prepared, query
 
 _EPOCH: Final = dt.date(1970, 1, 1)
 _DAY_MS: Final = 86_400_000
@@ -24,7 +24,7 @@ class Reader(Protocol):
 
     content: ContentCipher
 
-    async def fetch(self, sql: str, params: Params | None = None) -> list[Row]:
+    async def fetch(self, sql: str | Prepared, params: Params | None = None) -> list[Row]:
         """Run a statement and return its rows."""
 
 

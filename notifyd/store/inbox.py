@@ -17,7 +17,7 @@ from typing import Final, Self
 from notifyd.store.days import ONE_DAY, Reader, midnight, parse_days
 from notifyd.store.events import days_params
 from notifyd.store.pool import Database
-from notifyd.store.sql import query
+from notifyd.store.sql import prepared, query
 
 #: A row of a day that is not odd arrived less than this before or after it (is_odd_arrival).
 _NEAR: Final = 2 * ONE_DAY
@@ -92,7 +92,7 @@ class Page:
 
 async def read_user_state(reader: Reader, user: str) -> UserState:
     """Read what is known of a user; of one that nobody knows: nothing."""
-    found = await reader.fetch(query("read_user_state"), {"user": user})
+    found = await reader.fetch(prepared("read_user_state"), {"user": user})
     if not found:
         return UserState()
     [(unread, days, odd_days, may_expire)] = found
@@ -108,12 +108,15 @@ async def read_page(
     """
     only = only or Filter()
     state = await read_user_state(database, user)
+    read = prepared("read_inbox") if only.type is None else query("read_inbox_of_type")
     rows: list[InboxRow] = []
     chunks = _Chunks(state, before)
     for days in chunks:
         params = {
             "user": user,
             "days": [day.isoformat() for day in days],
+            "first_day": min(days).isoformat(),
+            "last_day": max(days).isoformat(),
             "before_at": before.at.isoformat(),
             "before_id": before.message_id,
             "is_archived": only.is_archived,
@@ -121,7 +124,7 @@ async def read_page(
             "type": only.type,
             "limit": limit + 1,
         }
-        found = [InboxRow(*row) for row in await database.fetch(query("read_inbox"), params)]
+        found = [InboxRow(*row) for row in await database.fetch(read, params)]
         merged = heapq.merge(rows, found, key=lambda row: row.position, reverse=True)
         rows = [row for row, _ in zip(merged, range(limit + 1), strict=False)]
         if only.lacks == "read" and before == TOP and len(rows) >= state.unread:
@@ -138,7 +141,7 @@ async def read_originals(reader: Reader, rows: Sequence[InboxRow]) -> dict[str, 
         return {}
     days = [row.day.isoformat() for row in rows]
     params = {"ids": [row.message_id for row in rows], "days": days, **days_params(days)}
-    found = await reader.fetch(query("read_originals"), params)
+    found = await reader.fetch(prepared("read_originals"), params)
     return {key: reader.content.open(key, bytes(stored)) for key, stored in found}
 
 

@@ -1,0 +1,67 @@
+"""Statements that a connection's server plans once."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from notifyd.errors import NotifydError
+from notifyd.store.inbox import read_originals, read_page, read_user_state
+from notifyd.store.sql import prepared
+from tests.fixtures.inbox import ago, put
+from tests.fixtures.store import Store, open_database
+
+pytestmark = pytest.mark.each_postgres
+
+_PLANS = "SELECT generic_plans, custom_plans FROM pg_prepared_statements WHERE name = %(name)s"
+
+
+@pytest_asyncio.fixture
+async def store(migrated_database_url: str) -> AsyncIterator[Store]:
+    # One connection, so that each statement meets what the one before it left there.
+    async with open_database(migrated_database_url, database_pool_size=1) as database:
+        yield Store(database)
+
+
+async def test_a_page_is_read_by_a_plan_made_once(store: Store) -> None:
+    for number in range(3):
+        await put(store, ago(minutes=number))
+        page = await read_page(store.database, "alice", limit=10)
+        assert len(page.rows) == len(await read_originals(store.database, page.rows)) == number + 1
+    for name in ("read_user_state", "read_inbox", "read_originals"):
+        assert await store.database.fetch(_PLANS, {"name": name}) == [(3, 0)], name
+
+
+async def test_a_plan_sees_days_that_came_after_it(store: Store) -> None:
+    new = await put(store, ago(minutes=1))
+    assert [row.message_id for row in (await read_page(store.database, "alice", limit=10)).rows] == [new]
+    day = f"inbox_p{ago(days=9):%Y%m%d}"
+    assert await store.fetch("SELECT to_regclass(%(day)s)", day=day) == [(None,)]
+    old = await put(store, ago(days=9))
+    assert [row.message_id for row in (await read_page(store.database, "alice", limit=10)).rows] == [new, old]
+
+
+async def test_what_fails_leaves_the_statement_usable(store: Store) -> None:
+    await put(store, ago(minutes=1))
+    with pytest.raises(NotifydError, match="invalid input syntax for type uuid"):
+        await store.database.fetch(prepared("read_early_events"), {"id": "none"})
+    with pytest.raises(NotifydError):
+        async with store.database.transaction() as tx:
+            await tx.fetch("SELECT 1 / 0")
+    async with store.database.transaction(is_snapshot=True) as tx:
+        state = await read_user_state(tx, "alice")
+        assert state.unread == 1
+    assert (await read_user_state(store.database, "alice")) == state
+
+
+async def test_each_connection_makes_its_own(migrated_database_url: str) -> None:
+    async with (
+        open_database(migrated_database_url, database_pool_size=2) as database,
+        database.transaction() as one,
+        database.transaction() as other,
+    ):
+        for tx in (one, other):
+            assert (await read_user_state(tx, "alice")).unread == 0
+            assert await tx.fetch(_PLANS, {"name": "read_user_state"}) == [(1, 0)]

@@ -110,11 +110,8 @@ class Tracing:
 
     def origin(self, message_id: str, headers: Headers) -> Origin:
         """Say which trace a message belongs to."""
-        for name, value in headers:
-            if name == "traceparent":
-                found = read_traceparent(value.decode("latin-1"))
-                if found is not None:
-                    return found
+        if (found := _named(headers)) is not None:
+            return found
         trace_id = uuid.UUID(message_id).int
         return Origin(trace_id, 0, self._is_drawn(trace_id))
 
@@ -278,6 +275,24 @@ def read_traceparent(text: str) -> Origin | None:
         return None
     trace_id, span_id, flags = (int(part, 16) for part in found.groups())
     return Origin(trace_id, span_id, bool(flags & _SAMPLED)) if trace_id and span_id else None
+
+
+def traceparent_of(headers: Headers) -> str | None:
+    """Return the trace that the producer of a record named, in version 00 of the header; None without one."""
+    found = _named(headers)
+    if found is None:
+        return None
+    return f"00-{found.trace_id:032x}-{found.span_id:016x}-{found.is_sampled:02x}"
+
+
+def _named(headers: Headers) -> Origin | None:
+    for name, value in headers:
+        # Kafka's headers may have no value.
+        if name == "traceparent" and value:
+            found = read_traceparent(value.decode("latin-1"))
+            if found is not None:
+                return found
+    return None
 
 
 def current_traceparent() -> str | None:

@@ -32,6 +32,7 @@ from notifyd.stream.clients import backoff_s
 from notifyd.stream.engine import EngineOptions
 from notifyd.stream.start import StartPlan
 from notifyd.stream.work import LeftUndone, work_on_batches
+from notifyd.tracing import traceparent_of
 
 _log = get_logger()
 
@@ -124,7 +125,8 @@ class PersistRole(StreamingRole):
             except InvalidMessage as error:
                 await self._set_aside(record, error.reason, error.message)
             else:
-                rows.append(MessageRow(message, record.partition, record.offset))
+                trace = traceparent_of(record.headers)
+                rows.append(MessageRow(message, record.partition, record.offset, trace))
                 records[record.offset] = record
 
         async def on_refused(refused: Sequence[Refused]) -> None:

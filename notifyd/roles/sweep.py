@@ -203,12 +203,11 @@ class SweepRole:
         """Put scheduled messages whose time has come on the input topic."""
         due = await self._store.claim_scheduled(limit=_ORIGINALS, lease_s=_LEASE_S)
         records = [
-            release_record(raw, message_id.encode(), self.context.topics) for message_id, raw, _ in due
+            release_record(one.raw, message_id.encode(), self.context.topics, traceparent=one.traceparent)
+            for message_id, one in due.items()
         ]
         if records:
-            for result, (message_id, _, _) in zip(
-                await self.context.producer.send_each(records), due, strict=True
-            ):
+            for result, message_id in zip(await self.context.producer.send_each(records), due, strict=True):
                 if isinstance(result, NotifydError):
                     _log.warning("release_waits", message_id=message_id, reason=result.reason)
                 else:
@@ -263,12 +262,13 @@ class SweepRole:
         await self._store.begin_resends(runs)
         records = [
             resend_record(
-                originals[one.id],
+                original.raw,
                 one.id.encode(),
                 self.context.topics,
-                ResendOrder(one.user, one.channel, run, one.accepted_at_ms),
+                ResendOrder(one.user, one.channel, run, one.accepted_at_ms, original.traceparent),
             )
             for one, run in runs.items()
+            for original in [originals[one.id]]
         ]
         sent: dict[Overdue, str] = {}
         for result, one in zip(await self.context.producer.send_each(records), found, strict=True):

@@ -12,8 +12,8 @@ def of_plain(values: Sequence[int | str]) -> str:
     return "{" + ",".join(map(str, values)) + "}"
 
 
-def of_optional(values: Sequence[int | None]) -> str:
-    """Write numbers, None as NULL; nothing where all are, for `unnest` fills up with NULL."""
+def of_optional(values: Sequence[int | str | None]) -> str:
+    """Write what needs no quotes, None as NULL; nothing where all are, for `unnest` fills up with NULL."""
     if not any(values) and all(value is None for value in values):
         return "{}"
     return "{" + ",".join(["NULL" if value is None else str(value) for value in values]) + "}"

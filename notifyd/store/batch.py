@@ -14,11 +14,12 @@ CHECK_AFTER_S: Final = 60.0
 
 @dataclass(frozen=True, slots=True)
 class MessageRow:
-    """A valid message and where it was read."""
+    """A valid message, where it was read, and the trace that its producer named (`traceparent`)."""
 
     message: Message
     partition: int
     offset: int
+    traceparent: str | None = None
 
     @property
     def day(self) -> str:

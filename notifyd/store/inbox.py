@@ -142,7 +142,7 @@ async def read_originals(reader: Reader, rows: Sequence[InboxRow]) -> dict[str, 
     days = [row.day.isoformat() for row in rows]
     params = {"ids": [row.message_id for row in rows], "days": days, **days_params(days)}
     found = await reader.fetch(prepared("read_originals"), params)
-    return {key: reader.content.open(key, bytes(stored)) for key, stored in found}
+    return {key: reader.content.open(key, bytes(stored)) for key, stored, _ in found}
 
 
 class _Chunks:

@@ -28,7 +28,7 @@ class MessageFacts(msgspec.Struct, frozen=True, gc=False):
     """What the rows of a message are made of; times in Unix milliseconds, `day` in ISO.
 
     `due_ms` where it is for later; `after_ms`, from its own time, for the channels of `fallbacks`; `collapse`
-    the key of which the newest stays.
+    the key of which the newest stays; `traceparent` the trace that its producer named.
     """
 
     offset: int
@@ -48,6 +48,7 @@ class MessageFacts(msgspec.Struct, frozen=True, gc=False):
     fallbacks: tuple[str, ...]
     after_ms: int | None
     collapse: str | None = None
+    traceparent: str | None = None
 
     @property
     def deliveries(self) -> int:
@@ -83,6 +84,7 @@ def message_facts(row: MessageRow) -> MessageFacts | Refused:
         others,
         int(fallback.after_s * 1000) if fallback and others else None,
         key_of(message.sender, content.collapse_key) if content.collapse_key is not None else None,
+        row.traceparent,
     )
 
 
@@ -251,6 +253,7 @@ def _columns(facts: Sequence[MessageFacts], content: ContentCipher) -> dict[str,
         "senders": arrays.of_texts([fact.sender for fact in facts]),
         "creators": arrays.of_texts([fact.created_by for fact in facts]),
         "types": arrays.of_texts([fact.type for fact in facts]),
+        "traces": arrays.of_optional([fact.traceparent for fact in facts]),
         "originals": arrays.of_bytes(b"".join(stored)),
         "places": arrays.of_plain(list(accumulate(lengths, initial=1))[:-1]),
         "lengths": arrays.of_plain(lengths),

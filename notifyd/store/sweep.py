@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
@@ -21,6 +22,14 @@ from notifyd.store.sql import query
 _BY_KEY: Final = "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; "
 
 _log = get_logger(component="sweep")
+
+
+@dataclass(frozen=True, slots=True)
+class Original:
+    """A message as its producer wrote it: the bytes, and the trace that was named with them, if any."""
+
+    raw: bytes
+    traceparent: str | None
 
 
 class Leadership:
@@ -76,17 +85,16 @@ class SweepStore:
             await tx.rollback()
         return found
 
-    async def claim_scheduled(self, *, limit: int, lease_s: float) -> list[tuple[str, bytes, int]]:
-        """Lease messages whose time has come: (id, original bytes, due in Unix ms) each.
+    async def claim_scheduled(self, *, limit: int, lease_s: float) -> dict[str, Original]:
+        """Lease messages whose time has come, by id.
 
         One that cannot be opened is leased and left out, so that it is looked at again.
         """
         rows = await self._database.fetch(query("claim_scheduled"), {"limit": limit, "lease_s": lease_s})
-        opened = self._open((message_id, stored) for message_id, stored, _ in rows)
-        return [(message_id, opened[message_id], due) for message_id, _, due in rows if message_id in opened]
+        return self._open(rows)
 
-    async def originals(self, found: Sequence[Overdue]) -> dict[str, bytes]:
-        """Read the bytes of messages by id; those that are gone or cannot be opened are left out."""
+    async def originals(self, found: Sequence[Overdue]) -> dict[str, Original]:
+        """Read messages by id; those that are gone or cannot be opened are left out."""
         days = {one.id: one.day for one in found}
         params = {"ids": list(days), "days": list(days.values()), **days_params(days.values())}
         rows = await self._database.fetch(query("read_originals"), params)
@@ -115,13 +123,14 @@ class SweepStore:
                 "postpone_checks", [_key(one, s=wait) for one, wait in waits.items()], list(waits)
             )
 
-    def _open(self, stored: Iterable[Sequence[Any]]) -> dict[str, bytes]:
+    def _open(self, stored: Iterable[Sequence[Any]]) -> dict[str, Original]:
         """Open what can be; of the rest the log says which key it takes."""
-        opened: dict[str, bytes] = {}
+        opened: dict[str, Original] = {}
         sealed: dict[str, list[ContentKeyError]] = {}
-        for message_id, value in stored:
+        for message_id, value, traceparent in stored:
             try:
-                opened[message_id] = self._database.content.open(message_id, bytes(value))
+                raw = self._database.content.open(message_id, bytes(value))
+                opened[message_id] = Original(raw, traceparent)
             except ContentKeyError as error:
                 sealed.setdefault(error.key_id, []).append(error)
         for key_id, errors in sealed.items():

@@ -10,6 +10,7 @@ from notifyd.stream.dead_letter import SHA256, DeadLetter, foreign_headers
 from notifyd.stream.records import OutRecord
 from notifyd.stream.resend import ResendOrder, resend_record
 from notifyd.stream.topics import Topics
+from notifyd.tracing import traceparent_of
 
 
 class _Named(msgspec.Struct):
@@ -71,7 +72,7 @@ def replay_record(letter: DeadLetter, topics: Topics, run: str) -> OutRecord | s
         if message_id is None or letter.value is None:
             return "it is no message that names itself"
         first_at_ms = letter.timestamp_ms if letter.first_at_ms is None else letter.first_at_ms
-        order = ResendOrder(letter.user, letter.channel, run, first_at_ms)
+        order = ResendOrder(letter.user, letter.channel, run, first_at_ms, traceparent_of(letter.headers))
         return resend_record(letter.value, message_id.lower().encode(), topics, order)
     topic = origin_of(letter)
     if topic not in (topics.messages, topics.events, topics.resend, *topics.retry.values()):

@@ -26,13 +26,14 @@ _OURS: Final = frozenset({USER, CHANNEL, RUN, FIRST_AT})
 @dataclass(frozen=True, slots=True)
 class ResendOrder:
     """Deliver to `user` by `channel` again, as `run`; `first_at_ms` is when the message was accepted
-    (ms since 1970): its `ttl` counts from there.
+    (ms since 1970): its `ttl` counts from there. `traceparent`: the trace that its producer named.
     """
 
     user: str
     channel: str
     run: str
     first_at_ms: int
+    traceparent: str | None = None
 
 
 def resend_record(raw: bytes, key: bytes, topics: Topics, order: ResendOrder) -> OutRecord:
@@ -42,13 +43,18 @@ def resend_record(raw: bytes, key: bytes, topics: Topics, order: ResendOrder) ->
         (CHANNEL, order.channel.encode()),
         (RUN, order.run.encode()),
         (FIRST_AT, str(order.first_at_ms).encode()),
+        *_trace(order.traceparent),
     )
     return OutRecord(topics.resend, raw, key=key, headers=headers)
 
 
-def release_record(raw: bytes, key: bytes, topics: Topics) -> OutRecord:
+def release_record(raw: bytes, key: bytes, topics: Topics, *, traceparent: str | None = None) -> OutRecord:
     """Build the record that puts a scheduled message on the input topic again."""
-    return OutRecord(topics.messages, raw, key=key, headers=((RELEASE, b"1"),))
+    return OutRecord(topics.messages, raw, key=key, headers=((RELEASE, b"1"), *_trace(traceparent)))
+
+
+def _trace(traceparent: str | None) -> tuple[tuple[str, bytes], ...]:
+    return () if traceparent is None else (("traceparent", traceparent.encode()),)
 
 
 def read_resend(record: Any) -> ResendOrder:

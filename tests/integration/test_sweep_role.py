@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import itertools
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -61,6 +62,10 @@ async def all_are(settings: Settings, state: str, count: int) -> None:
     await eventually(enough, every_s=0.2, timeout_s=90, what=f"{count} deliveries to be {state}")
 
 
+#: As the producer of a message wrote it, and as it is read there.
+TRACED = (("traceparent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),)
+
+
 class Losing(DeliverRole):
     """Drops the events of some messages, as if they had never been written: once each."""
 
@@ -88,13 +93,18 @@ async def test_a_lost_outcome_is_made_good_and_nothing_else_is_touched(quick: Se
     Lossy.lost = lost
     async with surroundings(quick) as around, around.running(PersistRole), around.running(Lossy):
         await asyncio.gather(
-            *(around.send(id=one, to=["alice"], title="Hi", channels=["stub"]) for one in ids)
+            *(
+                around.send(id=one, to=["alice"], title="Hi", channels=["stub"], headers=headers)
+                for one, headers in zip(ids, itertools.cycle([TRACED, ()]), strict=False)
+            )
         )
         async with around.running(SweepRole):
             await all_are(quick, "sent", 300)
         resent = await around.records(around.topics.resend)
     assert {record.key.decode() for record in resent} == lost
     assert len(resent) == len(lost)
+    # They go on in the trace that their producer began.
+    assert all(TRACED[0] in record.headers for record in resent)
     assert rows(quick, "select count(*) from delivery where resends > 0 and run <> ''") == [(3,)]
     assert rows(quick, "select count(*) from message_event where reason = 'resent'") == [(3,)]
     assert not around.failures
@@ -248,12 +258,17 @@ async def test_a_scheduled_message_is_released_when_it_is_due(quick: Settings) -
     ):
         due = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=3)
         await around.send(
-            id=new_id(), to=["alice"], title="Hi", channels=["stub"], not_before=due.isoformat()
+            id=new_id(),
+            to=["alice"],
+            title="Hi",
+            channels=["stub"],
+            not_before=due.isoformat(),
+            headers=TRACED,
         )
         await all_are(quick, "sent", 1)
         first, release = await around.records(around.topics.messages)
     assert release.value == first.value
-    assert ("notifyd-release", b"1") in release.headers
+    assert set(release.headers) == {("notifyd-release", b"1"), *TRACED}
     assert release.timestamp >= due.timestamp() * 1000
     assert rows(quick, "select count(*) from inbox") == [(1,)]
 
@@ -291,6 +306,7 @@ async def test_a_fallback_reaches_those_who_have_not_seen_it_by_then(quick: Sett
             title="Hi",
             channels=["ws"],
             fallback={"after": "3s", "channels": ["stub"]},
+            headers=TRACED,
         )
         await eventually(lambda: rows(quick, "select count(*) from delivery") == [(4,)], what="the rows")
         seen = Event(
@@ -308,7 +324,7 @@ async def test_a_fallback_reaches_those_who_have_not_seen_it_by_then(quick: Sett
                 what="the fallback",
             )
         (resend,) = await around.records(around.topics.resend)
-    assert ("notifyd-user", b"alice") in resend.headers
+    assert {("notifyd-user", b"alice"), *TRACED} <= set(resend.headers)
 
 
 async def test_a_second_sweeper_stands_by_and_takes_over(quick: Settings) -> None:

@@ -25,7 +25,7 @@ from notifyd.log import configure_logging
 from notifyd.message.ids import new_id
 from notifyd.metrics import Metrics
 from notifyd.settings import Settings
-from notifyd.tracing import Tracing, add_trace_ids, current_traceparent, read_traceparent
+from notifyd.tracing import Tracing, add_trace_ids, current_traceparent, read_traceparent, traceparent_of
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 SPAN = "b7ad6b7169203331"
@@ -122,6 +122,24 @@ def test_a_header_of_a_later_version_is_read_as_far_as_it_is_known() -> None:
     found = read_traceparent(f"01{TOLD[2:]}-more")
     assert found is not None
     assert (f"{found.trace_id:032x}", f"{found.span_id:016x}", found.is_sampled) == (TRACE, SPAN, True)
+
+
+@pytest.mark.parametrize(
+    ("headers", "kept"),
+    [
+        ([("ce_id", b"1"), ("traceparent", TOLD.encode())], TOLD),
+        ([("traceparent", f"{TOLD[:-2]}00".encode())], f"{TOLD[:-2]}00"),
+        # What comes later is not ours to pass on, nor to store.
+        ([("traceparent", f"01{TOLD[2:-2]}09-{{x}}".encode())], TOLD),
+        ([("traceparent", b"broken"), ("traceparent", None)], None),
+        ([], None),
+    ],
+    ids=["sampled", "not-sampled", "later-version", "broken", "none"],
+)
+def test_what_is_kept_of_a_record_s_trace_is_the_header_of_version_00(
+    headers: list[tuple[str, Any]], kept: str | None
+) -> None:
+    assert traceparent_of(headers) == kept
 
 
 def test_what_the_producer_does_not_sample_leaves_no_span_at_any_step() -> None:

@@ -1,4 +1,4 @@
--- Messages whose notBefore has come, with their bytes; leased, so that another sweeper passes over them.
+-- Messages whose notBefore has come, with their bytes and traces; leased, so that another sweeper passes over them.
 WITH due AS MATERIALIZED (
     SELECT id, day
       FROM message
@@ -12,4 +12,4 @@ UPDATE message AS m
    SET release_until = now() + %(lease_s)s * interval '1 second'
   FROM due
  WHERE m.id = due.id AND m.day = due.day
-RETURNING m.id::text, m.raw, to_ms(m.due_at)
+RETURNING m.id::text, m.raw, m.traceparent

@@ -8,17 +8,19 @@ WITH input AS MATERIALIZED (
     SELECT *
       FROM unnest(%(offsets)s::bigint[], %(ids)s::uuid[], %(days)s::date[], %(accepted)s::bigint[],
                   %(created)s::bigint[], %(due)s::bigint[], %(expires)s::bigint[], %(senders)s::text[],
-                  %(creators)s::text[], %(types)s::text[], %(places)s::integer[], %(lengths)s::integer[])
+                  %(creators)s::text[], %(types)s::text[], %(places)s::integer[], %(lengths)s::integer[],
+                  %(traces)s::text[])
            WITH ORDINALITY AS given(kafka_offset, id, day, accepted_ms, created_ms, due_ms, expires_ms, sender,
-                                    created_by, type, place, length, number)
+                                    created_by, type, place, length, traceparent, number)
 ), new_message AS (
     INSERT INTO message (id, day, digest, state, incarnation_id, kafka_partition, kafka_offset, accepted_at,
-                         persisted_by, created_at, due_at, expires_at, sender, created_by, type, raw)
+                         persisted_by, created_at, due_at, expires_at, sender, created_by, type, raw,
+                         traceparent)
     SELECT id, day, substring(digests.value FROM number::integer * 16 - 15 FOR 16),
            CASE WHEN due_ms IS NULL THEN 'pending' ELSE 'scheduled' END,
            %(incarnation)s, %(partition)s, kafka_offset, from_ms(accepted_ms),
            %(pod)s, from_ms(created_ms), from_ms(due_ms), from_ms(expires_ms), sender, created_by, type,
-           substring(originals.value FROM place FOR length)
+           substring(originals.value FROM place FOR length), traceparent
       FROM input, (SELECT %(originals)s::bytea AS value) AS originals, (SELECT %(digests)s::bytea AS value) AS digests
      ORDER BY id, day, kafka_offset
         ON CONFLICT (id, day) DO NOTHING

@@ -10,6 +10,8 @@ from notifyd.metrics import Metrics
 from notifyd.settings import load_settings
 from notifyd.stream.dead_letter import DeadLetters, parse_dead_letter
 from notifyd.stream.producer import OutRecord
+from notifyd.stream.replay import replay_record
+from notifyd.stream.resend import read_resend
 from notifyd.stream.topics import Topics, dlq_max_bytes
 
 SETTINGS = load_settings({})
@@ -106,3 +108,17 @@ def test_a_long_error_is_cut_and_a_record_of_nothing_can_still_be_written() -> N
     record = letters.record(consumed(None, None), reason="empty", error="x" * 5000)
     assert record.value == b""
     assert len(headers_of(record)["notifyd-error"]) == 1000
+
+
+def test_what_is_replayed_goes_on_in_the_trace_of_its_producer() -> None:
+    trace = ("traceparent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+    value = b'{"UUID": "019AAB3E-6f0c-7d44-9f6a-0d1f5a2b9c11"}'
+    topics = Topics.of(SETTINGS)
+    for one in ({"channel": "stub", "user": "alice"}, {}):
+        letter = parse_dead_letter(as_read(dead(consumed(value, headers=(trace,)), **one)))
+        record = replay_record(letter, topics, "run-1")
+        assert isinstance(record, OutRecord)
+        assert record.topic == (topics.resend if one else topics.messages)
+        assert trace in record.headers
+        if one:
+            assert read_resend(record).user == "alice"

@@ -41,9 +41,9 @@ for role in api deliver operator persist prepare sweep ws; do
     allow "notifyd-$role" Read $(topics meta)
 done
 
-# Contacts: GET /v1/contacts/{user} looks one up.
-allow notifyd-api Read $(topics contacts)
-allow notifyd-api Write $(topics messages contacts events signals)
+# Contacts: GET /v1/contacts/{user} looks one up. /v1/dlq reads dead letters, and puts them back where they died.
+allow notifyd-api Read $(topics contacts dlq)
+allow notifyd-api Write $(topics messages contacts events signals resend $retry)
 
 allow notifyd-deliver Read $(topics messages resend $retry contacts) --group "$group-deliver"
 # Contacts: that an address is gone.
@@ -67,4 +67,5 @@ allow notifyd-prepare Create,DescribeConfigs,Alter,AlterConfigs --topic "$prefix
 allow notifyd-prepare Write $(topics meta)
 
 allow notifyd-operator Read,DescribeConfigs --topic "$prefix" --resource-pattern-type prefixed
-allow notifyd-operator Write $(topics messages resend contacts signals dlq)
+# events and retry: where a record that died as a whole goes back to.
+allow notifyd-operator Write $(topics messages resend contacts signals dlq events $retry)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import datetime as dt
 import json
 import os
-import re
 import sys
 from collections.abc import Iterator
 from dataclasses import astuple
@@ -22,7 +20,6 @@ from notifyd.cli.output import emit, emit_json, note, read_settings, run_async
 
 if TYPE_CHECKING:
     from notifyd.settings import Settings
-    from notifyd.stream.dead_letter import DeadLetter
     from notifyd.stream.replay import Selection
 
 app = typer.Typer(
@@ -34,8 +31,8 @@ app = typer.Typer(
 app.command("replay")(dlq_work.replay)
 app.command("discard")(dlq_work.discard)
 
-#: Finds the id of an envelope that is no JSON any more (cut off, a stray byte).
-_ID: Final = re.compile(rb'"UUID"\s*:\s*"([0-9A-Fa-f-]{36})"')
+#: Of how many letters the audit is asked at a time.
+_ASKED_AT_ONCE: Final = 1000
 
 
 @app.command("ls")
@@ -63,10 +60,11 @@ def ls(
     from contextlib import aclosing
 
     from notifyd.stream.dead_letter import read_dead_letters
+    from notifyd.stream.dead_letter_view import describe
 
     async def work() -> int:
         count = 0
-        async with aclosing(read_dead_letters(settings)) as letters:
+        async with aclosing(read_dead_letters(settings, since_ms=selection.since_ms)) as letters:
             async for letter in letters:
                 if not selection.takes(letter):
                     continue
@@ -103,22 +101,21 @@ def show(
     Example: notifyd dlq show 3:1842
     """
     from notifyd.errors import ConfigError, PermanentError
+    from notifyd.stream.dead_letter import find_dead_letters
+    from notifyd.stream.dead_letter_view import describe_whole
 
     settings = read_settings()
     numbers = place.split(":")
     if len(numbers) != 2 or not all(number.isdecimal() for number in numbers):
         raise ConfigError(f"{place!r} is no place", reason="usage", remedy="PARTITION:OFFSET, as in 3:1842")
     partition, offset = map(int, numbers)
-    letter = run_async(_find(settings, partition, offset))
-    if letter is None:
+    found = run_async(find_dead_letters(settings, [(partition, offset)]))
+    if not found:
         raise PermanentError(
             f"there is no dead letter at {place}", reason="no_dead_letter", remedy="notifyd dlq ls"
         )
     item = {
-        **describe(letter),
-        "died_at": _iso(letter.timestamp_ms),
-        "bytes": len(letter.value or b""),
-        "message": _public(letter.value),
+        **describe_whole(found[0]),
         "audit": run_async(dlq_work.read_entries(settings, partition, offset)),
     }
     if as_json:
@@ -145,8 +142,9 @@ def stats(
     Example: notifyd dlq stats --by sender --since 24h
     """
     from notifyd.errors import ConfigError
+    from notifyd.stream.dead_letter_view import COUNTED_BY
 
-    if by not in ("reason", "channel", "sender", "user"):
+    if by not in COUNTED_BY:
         raise ConfigError(f"--by {by!r} is not known", reason="usage", remedy="one of them")
     settings = read_settings()
     rows = run_async(_count(settings, selection, by))
@@ -183,52 +181,38 @@ def export(
     note(f"{count} dead letters written")
 
 
-async def _find(settings: Settings, partition: int, offset: int) -> DeadLetter | None:
-    from contextlib import aclosing
-
-    from notifyd.stream.dead_letter import read_dead_letters
-
-    async with aclosing(read_dead_letters(settings, [partition])) as letters:
-        async for letter in letters:
-            if letter.offset == offset:
-                return letter
-    return None
-
-
 async def _count(settings: Settings, selection: Selection, by: str) -> list[dict[str, Any]]:
     from contextlib import aclosing
 
     from notifyd.stream.dead_letter import read_dead_letters
-    from notifyd.stream.replay import names_in
+    from notifyd.stream.dead_letter_view import Count
 
-    handled = await dlq_work.read_handled(settings)
-    rows: dict[str | None, dict[str, Any]] = {}
-    async with aclosing(read_dead_letters(settings)) as letters:
-        async for letter in letters:
-            if not selection.takes(letter):
-                continue
-            name = names_in(letter)[1] if by == "sender" else getattr(letter, by)
-            row = rows.setdefault(
-                name, {by: name, "letters": 0, "open": None, "first": letter.timestamp_ms, "last": 0}
-            )
-            row["letters"] += 1
-            if handled is not None:
-                row["open"] = (row["open"] or 0) + ((letter.partition, letter.offset) not in handled)
-            row["first"] = min(row["first"], letter.timestamp_ms)
-            row["last"] = max(row["last"], letter.timestamp_ms)
-    for row in rows.values():
-        row["first_at"], row["last_at"] = _iso(row.pop("first")), _iso(row.pop("last"))
-    return sorted(rows.values(), key=lambda row: (-row["letters"], str(row[by])))
+    count = Count(by)
+    async with dlq_work.audit_of(settings) as audit:
+
+        async def settle() -> None:
+            count.settle(None if audit is None else await audit.handled(count.places))
+
+        async with aclosing(read_dead_letters(settings, since_ms=selection.since_ms)) as letters:
+            async for letter in letters:
+                if not selection.takes(letter):
+                    continue
+                count.add(letter)
+                if len(count.places) >= _ASKED_AT_ONCE:
+                    await settle()
+        await settle()
+    return [{by: row.pop("name"), **row} for row in count.rows()]
 
 
 async def _export(settings: Settings, selection: Selection, file: Path, limit: int | None) -> int:
     from contextlib import aclosing
 
     from notifyd.stream.dead_letter import read_dead_letters
+    from notifyd.stream.dead_letter_view import describe
 
     count = 0
     with _opened(file) as out:
-        async with aclosing(read_dead_letters(settings)) as letters:
+        async with aclosing(read_dead_letters(settings, since_ms=selection.since_ms)) as letters:
             async for letter in letters:
                 if not selection.takes(letter):
                     continue
@@ -257,44 +241,6 @@ def _opened(file: Path) -> Iterator[TextIO]:
         yield out
 
 
-def _public(value: bytes | None) -> Any:
-    """Return a message without addresses and secrets; a text says that it cannot be read."""
-    if not value:
-        return None
-    try:
-        message = json.loads(value)
-    except ValueError:
-        return "cannot be read; `notifyd dlq export` has its bytes"
-    if isinstance(message, dict) and isinstance(message.get("content"), dict):
-        message["content"].pop("contacts", None)
-    return message
-
-
-def describe(letter: DeadLetter, *, with_value: bool = False) -> dict[str, Any]:
-    """Turn a dead letter into what `--json` prints: `topic`, `partition`, `offset` of the original record."""
-    topic, partition, offset = letter.topic, letter.partition, letter.offset
-    where = letter.position.rsplit("/", 2)
-    if len(where) == 3 and where[1].isdigit() and where[2].isdigit():
-        topic, partition, offset = where[0].split("/", 1)[-1], int(where[1]), int(where[2])
-    first_at = letter.first_at_ms if letter.first_at_ms is not None else letter.timestamp_ms
-    item: dict[str, Any] = {
-        "place": f"{letter.partition}:{letter.offset}",
-        "reason": letter.reason,
-        "error": letter.error,
-        "topic": topic,
-        "partition": partition,
-        "offset": offset,
-        "attempts": letter.attempts,
-        "first_at": _iso(first_at),
-        "id": _id_in(letter.value),
-        "user": letter.user,
-        "channel": letter.channel,
-    }
-    if with_value:
-        item["value_base64"] = None if letter.value is None else base64.b64encode(letter.value).decode()
-    return item
-
-
 def _line(item: dict[str, Any]) -> str:
     whom = f" {item['channel']}:{item['user']}" if item["channel"] or item["user"] else ""
     where = f"{item['topic']} {item['partition']}:{item['offset']}"
@@ -302,25 +248,3 @@ def _line(item: dict[str, Any]) -> str:
     error = " ".join(item["error"].split())
     place = f"{item['place']} {item['first_at']}"
     return f"{place} {item['reason']} {item['id'] or '-'} {where}{whom}{attempts}  {error}"
-
-
-def _iso(timestamp_ms: int) -> str:
-    try:
-        at = dt.datetime.fromtimestamp(timestamp_ms / 1000, dt.UTC)
-    except (ValueError, OverflowError, OSError):
-        return str(timestamp_ms)
-    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _id_in(value: bytes | None) -> str | None:
-    import msgspec
-
-    if not value:
-        return None
-    try:
-        found = msgspec.json.decode(value)
-        text = found.get("UUID") if isinstance(found, dict) else None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        match = _ID.search(value)
-        text = match.group(1).decode() if match else None
-    return text if isinstance(text, str) else None

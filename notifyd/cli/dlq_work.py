@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import getpass
-import time
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,13 +21,10 @@ from notifyd.cli.dlq_options import (
 from notifyd.cli.output import emit, emit_json, is_confirmed, read_settings, run_async
 
 if TYPE_CHECKING:
+    from notifyd.delivery.audit import Action
     from notifyd.settings import Settings
     from notifyd.store.audit import Audit
-    from notifyd.stream.dead_letter import DeadLetter
     from notifyd.stream.replay import Selection
-
-#: Letters between two notes in the audit: so many come again where a replay is killed.
-BATCH: Final = 200
 
 
 @takes_selection
@@ -81,19 +75,11 @@ def discard(  # noqa: PLR0917  what the command line takes
     _carry_out(work, dry_run=dry_run, yes=yes, actor=actor, as_json=as_json)
 
 
-async def read_handled(settings: Settings) -> set[tuple[int, int]] | None:
-    """Return what is in the audit; None where there is no database to ask."""
-    if settings.database_url is None:
-        return None
-    async with _audit(settings) as audit:
-        return await audit.handled()
-
-
 async def read_entries(settings: Settings, partition: int, offset: int) -> list[dict[str, str]] | None:
     """Return the audit of one dead letter; None where there is no database to ask."""
-    if settings.database_url is None:
-        return None
-    async with _audit(settings) as audit:
+    async with audit_of(settings) as audit:
+        if audit is None:
+            return None
         found = await audit.entries(partition, offset)
     return [{"at": one.at, "actor": one.actor, "action": one.action} for one in found]
 
@@ -137,9 +123,9 @@ class _Work:
         self,
         settings: Settings,
         selection: Selection,
-        action: str,
+        action: Action,
         *,
-        limit: int | None,
+        limit: int | None = None,
         rate: float = float("inf"),
         again: bool = False,
     ) -> None:
@@ -154,9 +140,7 @@ class _Work:
         self.action = action
         self._settings = settings
         self._selection = selection
-        self._limit = limit
-        self._rate = rate
-        self._again = again
+        self._options: dict[str, Any] = {"limit": limit, "rate": rate, "again": again}
 
     async def run(self, *, actor: str | None, tell: Callable[[int], None] | None = None) -> dict[str, Any]:
         """Do it, and `tell` how many are done so far.
@@ -166,82 +150,38 @@ class _Work:
         from contextlib import aclosing
 
         from notifyd.stream.dead_letter import read_dead_letters
+        from notifyd.stream.dead_letter_work import DeadLetterWork
         from notifyd.stream.topics import Topics
 
-        self._topics = Topics.of(self._settings)
-        self._found: dict[str, Any] = {"done": 0, "before": 0, "refused": Counter()}
-        self._taken = 0
-        self._tell = tell
-        self._began = time.monotonic()
-        async with _audit(self._settings) as audit, _producing(self._settings) as producer:
-            handled = set() if self._again else await audit.handled()
-            batch: list[tuple[DeadLetter, Any]] = []
-            async with aclosing(read_dead_letters(self._settings)) as letters:
-                async for letter in letters:
-                    if not self._selection.takes(letter):
-                        continue
-                    if (letter.partition, letter.offset) in handled:
-                        self._found["before"] += 1
-                        continue
-                    record = self._record(letter)
-                    if isinstance(record, str):
-                        self._found["refused"][record] += 1
-                        continue
-                    batch.append((letter, record))
-                    self._taken += 1
-                    if len(batch) >= max(1, int(min(BATCH, self._rate))):
-                        await self._do(batch, audit, producer, actor)
-                        batch = []
-                    if self._taken == self._limit:
-                        break
-            if batch:
-                await self._do(batch, audit, producer, actor)
-        return {**self._found, "refused": dict(self._found["refused"])}
-
-    def _record(self, letter: DeadLetter) -> Any:
-        from notifyd.message.ids import new_id
-        from notifyd.stream.replay import replay_record
-
-        return replay_record(letter, self._topics, new_id()) if self.action == "replay" else None
-
-    async def _do(
-        self, batch: list[tuple[DeadLetter, Any]], audit: Audit, producer: Any, actor: str | None
-    ) -> None:
-        from notifyd.store.audit import Handled
-        from notifyd.stream.replay import names_in
-
-        if actor is not None:
-            records = [record for _, record in batch if record is not None]
-            if records:
-                await producer.send_all(records)
-            handled = []
-            for letter, _ in batch:
-                message_id, _ = names_in(letter)
-                handled.append(Handled(letter.partition, letter.offset, _uuid(message_id), letter.reason))
-            await audit.write(handled, actor=actor, action=self.action)
-        self._found["done"] += len(batch)
-        if self._tell is not None:
-            self._tell(self._found["done"])
-        if actor is not None:
-            ahead_s = self._found["done"] / self._rate - (time.monotonic() - self._began)
-            if ahead_s > 0:
-                await asyncio.sleep(ahead_s)
-
-
-def _uuid(text: str | None) -> str | None:
-    from notifyd.message.ids import is_uuid
-
-    return text if text is not None and is_uuid(text) else None
+        async with audit_of(self._settings) as audit, _producing(self._settings) as producer:
+            assert audit is not None
+            work = DeadLetterWork(
+                self.action,
+                self._selection,
+                topics=Topics.of(self._settings),
+                audit=audit,
+                send=producer.send_each,
+                **self._options,
+            )
+            letters = read_dead_letters(self._settings, since_ms=self._selection.since_ms)
+            async with aclosing(letters):
+                tally = await work.run(letters, actor=actor, tell=tell)
+        refused = {why: len(places) for why, places in tally.refused.items()}
+        return {"done": tally.done, "before": tally.before, "refused": refused}
 
 
 @contextlib.asynccontextmanager
-async def _audit(settings: Settings) -> AsyncIterator[Audit]:
+async def audit_of(settings: Settings) -> AsyncIterator[Audit | None]:
+    """Open the audit; None where there is no database to ask."""
     from notifyd.metrics import Metrics
     from notifyd.store.audit import Audit
     from notifyd.store.migrate import require_schema
     from notifyd.store.pool import Database
     from notifyd.stream.topics import read_incarnation
 
+    if settings.database_url is None:
+        yield None
+        return
     incarnation = await read_incarnation(settings)
     database = Database(settings, Metrics(), application="notifyd-dlq")
     await database.start(wait=False)

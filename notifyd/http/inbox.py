@@ -8,14 +8,14 @@ from typing import Annotated, Any, Final, Self
 
 import msgspec
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.alias_generators import to_camel
 
 from notifyd.delivery.signal import MAX_IDS, SignalSink
-from notifyd.http.reads import Parameters, Reads, from_token, read_json, to_token
+from notifyd.http.reads import Parameters, Reads, from_token, read_model, to_token, wrong_body
 from notifyd.message.envelope import public_of
 from notifyd.push.auth import Identity
-from notifyd.push.requests import Browsers, Refusal
+from notifyd.push.requests import Browsers
 from notifyd.settings import Settings
 from notifyd.store.inbox import TOP, Filter, InboxRow, read_originals, read_page
 from notifyd.store.life import time_text
@@ -92,12 +92,14 @@ class InboxRoutes:
     def _marker(self, change: Change) -> Any:
         async def mark(request: web.Request, identity: Identity) -> Any:
             Parameters(request, ()).check()
-            marks = await self._read_marks(request)
+            marks = await read_model(request, Marks, self._body_timeout_s, code="invalid_marks")
             user = identity.user
             if marks.up_to is not None:
                 position = from_token(user, marks.up_to)
                 if position is None:
-                    raise _wrong({"pointer": "/upTo", "detail": "is no token of these pages"})
+                    raise wrong_body(
+                        "invalid_marks", {"pointer": "/upTo", "detail": "is no token of these pages"}
+                    )
                 work = lambda database: mark_up_to(  # noqa: E731
                     database, user, change, position, self._pod, limit=MAX_MARKED
                 )
@@ -113,28 +115,6 @@ class InboxRoutes:
             self._signals.post(user, change, marked.ids[start : start + MAX_IDS], "")
         following = None if marked.next is None else to_token(user, marked.next)
         return {"changed": marked.ids, "unread": marked.unread, "next": following}
-
-    async def _read_marks(self, request: web.Request) -> Marks:
-        body = await read_json(request, self._body_timeout_s)
-        try:
-            return Marks.model_validate_json(body)
-        except ValidationError as error:
-            faults = error.errors(include_url=False, include_input=False, include_context=False)
-        if any(fault["type"] == "json_invalid" for fault in faults):
-            raise Refusal(400, "not_json", faults[0]["msg"])
-        raise _wrong(
-            *(
-                {
-                    "pointer": "".join(f"/{part}" for part in fault["loc"]),
-                    "detail": fault["msg"].removeprefix("Value error, "),
-                }
-                for fault in faults
-            )
-        )
-
-
-def _wrong(*errors: Mapping[str, str]) -> Refusal:
-    return Refusal(422, "invalid_marks", "the body is wrong, see errors", errors=errors)
 
 
 def _shown(row: InboxRow, original: bytes) -> Mapping[str, Any]:

@@ -9,7 +9,7 @@ import msgspec
 from aiohttp import web
 from pydantic.json_schema import models_json_schema
 
-from notifyd.http import messages, openapi_contacts
+from notifyd.http import messages, openapi_contacts, openapi_dead_letters
 from notifyd.http.intake import JSON, NDJSON
 from notifyd.http.models import Batch, Confirmation, Envelope, Problem
 from notifyd.http.openapi_reads import MODELS, read_paths
@@ -62,6 +62,7 @@ def describe_api(settings: Settings) -> dict[str, Any]:
         "paths": {
             **reads,
             **openapi_contacts.contact_paths(),
+            **openapi_dead_letters.dead_letter_paths(),
             messages.PATH: {**reads[messages.PATH], "post": _send(settings)},
             PATH: {"get": _show()},
         },
@@ -82,7 +83,10 @@ def describe_api(settings: Settings) -> dict[str, Any]:
 def _schemas(settings: Settings) -> dict[str, Any]:
     models = [
         (model, "validation")
-        for model in (Envelope, Confirmation, Batch, Problem, *MODELS, *openapi_contacts.MODELS)
+        for model in (
+            *(Envelope, Confirmation, Batch, Problem),
+            *(*MODELS, *openapi_contacts.MODELS, *openapi_dead_letters.MODELS),
+        )
     ]
     _, document = models_json_schema(
         models,  # type: ignore[arg-type]  # a list of pairs is not one of pairs with a literal

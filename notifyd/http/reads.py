@@ -17,6 +17,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 from aiohttp import web
+from pydantic import BaseModel, ValidationError
 
 from notifyd.errors import ConfigError, NotifydError, TransientError
 from notifyd.log import get_logger
@@ -34,6 +35,7 @@ DEFAULT_LIMIT: Final = 50
 MAX_LIMIT: Final = 100
 
 _MAX_BODY_BYTES: Final = 64 * 1024
+_MAX_FAULTS: Final = 100
 #: Requests of a process that wait for the database; its connections are far fewer.
 _MAX_WAITING: Final = 500
 #: Reasons that are told as `database_slow`: it is there, and has no time for this.
@@ -46,6 +48,7 @@ _LATEST: Final = dt.datetime(9999, 12, 30, tzinfo=dt.UTC)
 
 _log = get_logger(component="api")
 T = TypeVar("T")
+M = TypeVar("M", bound=BaseModel)
 
 
 class Reads:
@@ -155,6 +158,37 @@ async def read_json(request: web.Request, limit_s: float) -> bytes:
     except web.RequestPayloadError as error:
         raise Refusal(400, "bad_body", f"the body broke off: {error}") from None
     return bytes(body)
+
+
+async def read_model(request: web.Request, model: type[M], limit_s: float, *, code: str) -> M:
+    """Read the body of a small request as a model; raises `Refusal`: `code` (422) names each wrong field."""
+    body = await read_json(request, limit_s)
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        faults = error.errors(include_url=False, include_input=False, include_context=False)
+    if any(fault["type"] == "json_invalid" for fault in faults):
+        raise Refusal(400, "not_json", faults[0]["msg"])
+    raise wrong_body(
+        code,
+        *(
+            {
+                "pointer": "".join(f"/{_escaped(part)}" for part in fault["loc"]),
+                "detail": fault["msg"].removeprefix("Value error, "),
+            }
+            for fault in faults[:_MAX_FAULTS]
+        ),
+    )
+
+
+def _escaped(part: int | str) -> str:
+    # RFC 6901; a name that nobody knows is as long as its sender likes.
+    return str(part)[:64].replace("~", "~0").replace("/", "~1")
+
+
+def wrong_body(code: str, *errors: Mapping[str, str]) -> Refusal:
+    """Make the refusal (422) of a body whose fields are wrong."""
+    return Refusal(422, code, "the body is wrong, see errors", errors=errors)
 
 
 def require(identity: Identity, scope: str) -> None:

@@ -6,6 +6,7 @@ import asyncio
 
 from notifyd.errors import NotifydError, TransientError
 from notifyd.http.contacts import ContactRoutes
+from notifyd.http.dead_letters import DeadLetterRoutes
 from notifyd.http.inbox import InboxRoutes
 from notifyd.http.lookup import LookupRoutes
 from notifyd.http.messages import PATH, MessagesRoute
@@ -60,6 +61,14 @@ class ApiRole:
         contacts = ContactRoutes(self._reads, context.producer, settings, topic=context.topics.contacts)
         contacts.add(context.public, browsers)
         InboxRoutes(self._reads, self._signals, settings).add(context.public, browsers)
+        self._dead_letters = DeadLetterRoutes(
+            self._reads,
+            context.producer,
+            settings,
+            topics=context.topics,
+            incarnation=context.incarnation,
+        )
+        self._dead_letters.add(context.public, browsers)
 
     @staticmethod
     def check(settings: Settings, metrics: Metrics) -> None:
@@ -78,8 +87,10 @@ class ApiRole:
     async def stop(self) -> None:
         """Answer what is asked until clients have let go of their connections, and all that is under way."""
         drain_s = self._context.settings.drain_s
+        self._dead_letters.end()
         await self._context.send_away(drain_s * _KEPT_SHARE)
-        await self._messages.room.wait_empty(drain_s * (1 - _KEPT_SHARE))
+        left_s = drain_s * (1 - _KEPT_SHARE)
+        await asyncio.gather(self._messages.room.wait_empty(left_s), self._dead_letters.wait_idle(left_s))
         if self._watch is not None:
             self._watch.cancel()
             await asyncio.wait({self._watch})
@@ -101,7 +112,8 @@ class ApiRole:
     def running(self) -> list[str]:
         """Requests that have no answer yet."""
         count = self._messages.room.requests
-        return [f"{count} requests"] if count else []
+        running = [f"{count} requests"] if count else []
+        return [*running, "dead letters"] if self._dead_letters.is_at_work else running
 
     async def _watch_broker(self) -> None:
         while True:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from notifyd.delivery.audit import Action, Handled, Place
 from notifyd.store.pool import Database
 
 _READ: Final = """
-SELECT kafka_partition, kafka_offset FROM dlq_audit
+SELECT DISTINCT kafka_partition, kafka_offset FROM dlq_audit
   JOIN incarnation ON incarnation.id = incarnation_id AND incarnation.name = %(incarnation)s
+  JOIN unnest(%(partitions)s::integer[], %(offsets)s::bigint[]) AS asked (p, o)
+    ON kafka_partition = p AND kafka_offset = o
 """
 _READ_ONE: Final = """
 SELECT at, actor, action FROM dlq_audit
@@ -19,22 +22,12 @@ SELECT at, actor, action FROM dlq_audit
 """
 _WRITE: Final = """
 INSERT INTO dlq_audit
-       (actor, action, incarnation_id, kafka_partition, kafka_offset, message_id, reason, detail)
-SELECT %(actor)s, %(action)s, incarnation.id, p, o, m, r, %(detail)s
+       (actor, action, incarnation_id, kafka_partition, kafka_offset, message_id, reason)
+SELECT %(actor)s, %(action)s, incarnation.id, p, o, m, r
   FROM unnest(%(partitions)s::integer[], %(offsets)s::bigint[], %(messages)s::uuid[], %(reasons)s::text[])
        AS letter (p, o, m, r), incarnation WHERE incarnation.name = %(incarnation)s
 """
 _ENSURE: Final = "INSERT INTO incarnation (name) VALUES (%(name)s) ON CONFLICT DO NOTHING"
-
-
-@dataclass(frozen=True, slots=True)
-class Handled:
-    """A dead letter by its place on the DLQ. `message_id` where it has one."""
-
-    partition: int
-    offset: int
-    message_id: str | None
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +46,17 @@ class Audit:
         self._database = database
         self._incarnation = incarnation
 
-    async def handled(self) -> set[tuple[int, int]]:
-        """Return (partition, offset) of all dead letters that something was done with."""
-        rows = await self._database.fetch(_READ, {"incarnation": self._incarnation})
-        return {(partition, offset) for partition, offset in rows}
+    async def handled(self, places: Collection[Place]) -> set[Place]:
+        """Return those of these dead letters, each (partition, offset), that something was done with."""
+        if not places:
+            return set()
+        partitions, offsets = zip(*places, strict=True)
+        params = {
+            "incarnation": self._incarnation,
+            "partitions": list(partitions),
+            "offsets": list(offsets),
+        }
+        return {(partition, offset) for partition, offset in await self._database.fetch(_READ, params)}
 
     async def entries(self, partition: int, offset: int) -> list[Entry]:
         """Return what was done with one, the first thing first."""
@@ -64,16 +64,13 @@ class Audit:
         rows = await self._database.fetch(_READ_ONE, params)
         return [Entry(str(at), actor, action) for at, actor, action in rows]
 
-    async def write(
-        self, letters: Sequence[Handled], *, actor: str, action: str, detail: str | None = None
-    ) -> None:
+    async def write(self, letters: Sequence[Handled], *, actor: str, action: Action) -> None:
         """Note that `action` was done with these."""
         async with self._database.transaction() as tx:
             await tx.fetch(_ENSURE, {"name": self._incarnation})
             params = {
                 "actor": actor,
                 "action": action,
-                "detail": detail,
                 "incarnation": self._incarnation,
                 "partitions": [one.partition for one in letters],
                 "offsets": [one.offset for one in letters],

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncGenerator, Sequence
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final
 
+from notifyd.delivery.audit import Place
 from notifyd.metrics import Metrics
 from notifyd.settings import Settings
 from notifyd.stream.producer import OutRecord, Producer
-from notifyd.stream.reading import read_topic
+from notifyd.stream.reading import partitions_of, read_to_end, read_topic, reader
 from notifyd.stream.topics import Topics, dlq_max_bytes
 
 REASON: Final = "notifyd-reason"
@@ -29,6 +32,8 @@ _OURS: Final = frozenset({REASON, ERROR, ATTEMPTS, FIRST_AT, POSITION, CHANNEL, 
 _MAX_ERROR_CHARS: Final = 1000
 #: What a batch and our headers need beside key, value and the record's own headers.
 _FRAME_BYTES: Final = 8 * 1024
+#: Letters so near are read on to; others are sought.
+_NEAR: Final = 1000
 #: What is kept of a value that does not fit.
 _PREFIX_BYTES: Final = 64 * 1024
 
@@ -139,12 +144,40 @@ class DeadLetter:
 
 
 async def read_dead_letters(
-    settings: Settings, partitions: Sequence[int] | None = None
+    settings: Settings,
+    *,
+    start: Mapping[int, int] = MappingProxyType({}),
+    since_ms: int | None = None,
+    is_over: Callable[[], bool] = lambda: False,
 ) -> AsyncGenerator[DeadLetter, None]:
-    """Yield the whole DLQ, or some partitions, from its start to the end it has at this call."""
-    async with aclosing(read_topic(settings, Topics.of(settings).dlq, partitions)) as records:
+    """Yield the DLQ to the end it has at this call, as `read_to_end`: in order within a partition."""
+    records = read_topic(settings, Topics.of(settings).dlq, start=start, since_ms=since_ms, is_over=is_over)
+    async with aclosing(records):
         async for record in records:
             yield parse_dead_letter(record)
+
+
+async def find_dead_letters(settings: Settings, places: Collection[Place]) -> list[DeadLetter]:
+    """Return those that lie at these places, each (partition, offset)."""
+    found: list[DeadLetter] = []
+    topic = Topics.of(settings).dlq
+    async with reader(settings) as consumer:
+        for partition in await partitions_of(consumer, topic):
+            left = deque(sorted(offset for number, offset in set(places) if number == partition))
+            while left:
+                records = read_to_end(consumer, topic, [partition], start={partition: left[0]})
+                async with aclosing(records):
+                    async for record in records:
+                        while left and left[0] < record.offset:  # a hole: no record has this offset
+                            left.popleft()
+                        if left and record.offset == left[0]:
+                            left.popleft()
+                            found.append(parse_dead_letter(record))
+                        if not left or left[0] - record.offset > _NEAR:
+                            break
+                    else:
+                        left.clear()  # the end came first
+    return found
 
 
 def parse_dead_letter(record: Any) -> DeadLetter:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
+from types import MappingProxyType
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -16,6 +18,8 @@ from notifyd.stream.clients import as_notifyd_error, kafka_options, probe_broker
 
 #: A broker that holds a record we may read hands it over within this time.
 _POLL_MS: Final = 250
+#: ... and gives so many at a time, between which others have their turn.
+_POLL_RECORDS: Final = 500
 #: So many empty polls in a row before the end, and we give up rather than wait for ever.
 _EMPTY_POLLS: Final = 60
 #: Polls after an end that may have been told too low: more than one fetch from each partition.
@@ -58,11 +62,19 @@ async def partitions_of(consumer: AIOKafkaConsumer, topic: str) -> list[int]:
 
 
 async def read_to_end(
-    consumer: AIOKafkaConsumer, topic: str, partitions: Sequence[int] | None = None
+    consumer: AIOKafkaConsumer,
+    topic: str,
+    partitions: Sequence[int] | None = None,
+    *,
+    start: Mapping[int, int] = MappingProxyType({}),
+    since_ms: int | None = None,
+    is_over: Callable[[], bool] = lambda: False,
 ) -> AsyncGenerator[Any, None]:
     """Yield the records of a topic that were there when this was called, in order within a partition.
 
-    `partitions`: those alone.
+    `partitions`: those alone. `start`: the first offset of a partition that is wanted. `since_ms`: what is
+    before the first record of that time (Unix ms) is left out, as far as the broker knows its place. It ends
+    early once `is_over`.
     """
     began_ms = int(time.time() * 1000)
     numbers = await partitions_of(consumer, topic) if partitions is None else partitions
@@ -70,23 +82,33 @@ async def read_to_end(
     consumer.assign(tps)
     ends: dict[TopicPartition, int] = await consumer.end_offsets(tps)
     starts: dict[TopicPartition, int] = await consumer.beginning_offsets(tps)
-    for tp in tps:
-        consumer.seek(tp, starts[tp])
     if all(starts[tp] >= ends[tp] for tp in tps):
         return
+    first = {tp: max(starts[tp], start.get(tp.partition, 0)) for tp in tps}
+    if since_ms is not None:
+        known = await consumer.offsets_for_times(dict.fromkeys(tps, since_ms))
+        places = {tp: ends[tp] if found is None else found.offset for tp, found in known.items()}
+        first = {tp: max(first[tp], places[tp]) for tp in tps}
+    for tp in tps:
+        # Beyond the end a consumer is sent back to the start of the log.
+        consumer.seek(tp, min(first[tp], ends[tp]))
     empty = 0
-    while True:
-        batches = await consumer.getmany(timeout_ms=_POLL_MS)
+    while not is_over():
+        batches = await consumer.getmany(timeout_ms=_POLL_MS, max_records=_POLL_RECORDS)
         is_new = False
         for tp, records in batches.items():
             for record in records:
+                if is_over():
+                    return
                 # The embedded broker tells an end before the last batch's own end, so what is
                 # past it counts too while it is older than our question.
-                if record.offset < ends[tp] or record.timestamp <= began_ms:
+                if record.offset >= first[tp] and (record.offset < ends[tp] or record.timestamp <= began_ms):
                     is_new = True
                     yield record
         if is_new:
             empty = 0
+            # What was fetched already is handed over without a look at the loop.
+            await asyncio.sleep(0)
             continue
         empty += 1
         # A position, not the last record's offset: markers of transactions and compaction leave holes.
@@ -115,9 +137,12 @@ async def read_ends(settings: Settings, told: Mapping[TopicPartition, int]) -> d
 
 
 async def read_topic(
-    settings: Settings, topic: str, partitions: Sequence[int] | None = None
+    settings: Settings, topic: str, partitions: Sequence[int] | None = None, **only: Any
 ) -> AsyncGenerator[Any, None]:
     """Open a reader and yield the records of a topic, as `read_to_end`."""
-    async with reader(settings) as consumer, aclosing(read_to_end(consumer, topic, partitions)) as records:
+    async with (
+        reader(settings) as consumer,
+        aclosing(read_to_end(consumer, topic, partitions, **only)) as records,
+    ):
         async for record in records:
             yield record

@@ -22,9 +22,9 @@ from typing import Any, Final
 
 import psycopg2
 
-from notifyd.cli.dlq_work import BATCH
 from notifyd.message.ids import new_id
 from notifyd.producer import Confirmation, Notifier
+from notifyd.stream.dead_letter_work import BATCH
 from tests.fixtures.processes import NOTIFYD, clean_environment, run_notifyd
 from tests.storm.cluster import Cluster
 from tests.storm.destination_hosts import HostsConfig, address_of

@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import dataclasses
 
-from notifyd.cli.dlq import _line, describe
+from notifyd.cli.dlq import _line
 from notifyd.stream.dead_letter import DeadLetter
+from notifyd.stream.dead_letter_view import describe
 
 LETTER = DeadLetter(
     topic="notifyd.dlq",

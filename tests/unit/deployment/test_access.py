@@ -44,14 +44,26 @@ def test_acls_name_topics_and_groups_that_there_are() -> None:
     assert met == set(topics.all())
 
 
-def test_only_sweep_and_an_operator_may_resend() -> None:
-    resend = Topics.of(load_settings({})).resend
-    writers = {
+def _writers(topic: str) -> set[str]:
+    return {
         _values(words, "--allow-principal")[0]
         for words in _acls()
-        if resend in words and "Write" in _values(words, "--operation")
+        if topic in words and "Write" in _values(words, "--operation")
     }
-    assert writers == {"User:notifyd-sweep", "User:notifyd-operator"}
+
+
+def test_only_sweep_and_who_replays_dead_letters_may_resend() -> None:
+    resend = Topics.of(load_settings({})).resend
+    assert _writers(resend) == {"User:notifyd-sweep", "User:notifyd-api", "User:notifyd-operator"}
+
+
+def test_who_replays_dead_letters_reads_them_and_writes_to_every_topic_that_records_died_on() -> None:
+    topics = Topics.of(load_settings({}))
+    died_on = (topics.messages, topics.events, topics.resend, *topics.retry.values())
+    for account in ("User:notifyd-api", "User:notifyd-operator"):
+        assert all(account in _writers(topic) for topic in died_on)
+    api = [words for words in _acls() if "User:notifyd-api" in words and topics.dlq in words]
+    assert [_values(words, "--operation") for words in api] == [["Read"]]
 
 
 def test_a_prefix_and_a_suffix_reach_every_name() -> None:

@@ -17,6 +17,8 @@ from tests.fixtures.manifests import K8S
 
 RULES = K8S / "components/monitoring/rules"
 CASES = Path(__file__).parent / "alerts"
+#: Made by `python -m tests.storm.alerts`, which takes too long for here.
+FAULTS = K8S.parent / "tests/storm/alert_faults.py"
 PAGE = K8S.parent / "docs/how-to/alerts.md"
 
 #: What Prometheus adds when it scrapes a pod, and histograms have.
@@ -61,6 +63,11 @@ def test_every_alert_has_a_case_in_which_it_fires() -> None:
         if one["exp_alerts"]
     }
     assert fired == set(_names())
+
+
+def test_every_alert_is_expected_of_a_real_fault() -> None:
+    expected = set(re.findall(r'"(Notifyd[A-Za-z]+)[("]', FAULTS.read_text()))
+    assert expected == set(_names())
 
 
 def test_every_alert_has_its_section_and_every_section_its_alert() -> None:

@@ -10,9 +10,9 @@ from aiohttp import web
 from notifyd.delivery.contact import read_contact
 from notifyd.errors import InvalidMessage, NotifydError, TransientError
 from notifyd.http.pointers import Pointers
-from notifyd.http.reads import OPS, Parameters, Reads, is_storable, read_json
+from notifyd.http.reads import OPS, Parameters, Reads, is_storable
 from notifyd.push.auth import Identity
-from notifyd.push.requests import Browsers, Refusal, try_later
+from notifyd.push.requests import Browsers, Refusal, read_json, try_later
 from notifyd.settings import Settings
 from notifyd.stream.contact_lookup import HIDDEN, find_contact, show_contact
 from notifyd.stream.contact_marks import removal_records

@@ -24,7 +24,7 @@ from notifyd.log import get_logger
 from notifyd.message.times import parse_duration_s
 from notifyd.metrics import Metrics
 from notifyd.push.auth import Identity, PermissionDenied, TokenVerifier
-from notifyd.push.requests import Handler, Refusal, identify, try_later, unauthorised
+from notifyd.push.requests import Handler, Refusal, identify, read_json, try_later, unauthorised
 from notifyd.settings import Settings
 from notifyd.store.cipher import ContentKeyError
 from notifyd.store.inbox import Position
@@ -34,7 +34,6 @@ OPS: Final = "notify:ops"
 DEFAULT_LIMIT: Final = 50
 MAX_LIMIT: Final = 100
 
-_MAX_BODY_BYTES: Final = 64 * 1024
 _MAX_FAULTS: Final = 100
 #: Requests of a process that wait for the database; its connections are far fewer.
 _MAX_WAITING: Final = 500
@@ -138,26 +137,6 @@ class Reads:
         if error.reason in _SLOW:
             return try_later("database_slow", "the database took too long; ask for less", _RETRY_AFTER_S)
         return try_later(error.reason, "the database cannot be read for now", _RETRY_AFTER_S)
-
-
-async def read_json(request: web.Request, limit_s: float) -> bytes:
-    """Read the body of a small request; raises `Refusal` (400, 408, 413, 415)."""
-    if request.content_type != "application/json":
-        raise Refusal(415, "media_type", "send JSON: application/json")
-    body = bytearray()
-    try:
-        async with asyncio.timeout(limit_s):
-            async for chunk in request.content.iter_any():
-                body += chunk
-                if len(body) > _MAX_BODY_BYTES:
-                    raise Refusal(
-                        413, "too_large", f"a body has {_MAX_BODY_BYTES} bytes at most; send several"
-                    )
-    except TimeoutError:
-        raise Refusal(408, "body_timeout", "the body did not arrive in time") from None
-    except web.RequestPayloadError as error:
-        raise Refusal(400, "bad_body", f"the body broke off: {error}") from None
-    return bytes(body)
 
 
 async def read_model(request: web.Request, model: type[M], limit_s: float, *, code: str) -> M:

@@ -14,11 +14,9 @@ from notifyd.push.hub import Hub
 from notifyd.push.peer import Frame, State
 from notifyd.push.protocol import MAX_IDS, STAGE_OF, CloseCode, Mark, MarkOp
 from notifyd.push.receipts import MAX_UNCONFIRMED, MAX_WAITING
-from notifyd.push.requests import Refusal, identify, try_later
+from notifyd.push.requests import Refusal, identify, read_json, try_later
 
 PATH: Final = "/v1/ack"
-#: Three lists of 500 ids in JSON are 59 KB.
-MAX_BODY_BYTES: Final = 64 * 1024
 #: A body that is not here by then is not coming.
 _BODY_S: Final = 10.0
 #: How long an answer waits for the broker. What it has not taken by then is withdrawn where possible.
@@ -94,7 +92,7 @@ class AckDoor:
         """Answer once Kafka has the events; raises `Refusal`."""
         self._check_open()
         identity = await identify(self._verifier, request)
-        session, marks = read_marks(await _read_body(request))
+        session, marks = read_marks(await read_json(request, _BODY_S))
         # Reading took time.
         self._check_open()
         count = sum(len(mark.ids) for mark in marks)
@@ -175,20 +173,3 @@ def _faults_of(op: str, ids: Any) -> list[Mapping[str, str]]:
 
 def _bad_body(errors: list[Mapping[str, str]]) -> Refusal:
     return Refusal(400, "bad_body", "the body names no acks as they are to be", errors=errors[:_MAX_ERRORS])
-
-
-async def _read_body(request: web.Request) -> bytes:
-    if request.content_type != "application/json":
-        raise Refusal(415, "not_json", "send application/json")
-    body = bytearray()
-    try:
-        async with asyncio.timeout(_BODY_S):
-            async for chunk in request.content.iter_any():
-                body += chunk
-                if len(body) > MAX_BODY_BYTES:
-                    detail = f"the body has more than {MAX_BODY_BYTES} bytes"
-                    raise Refusal(413, "too_large", detail)
-    except TimeoutError:
-        detail = f"the body was not here after {_BODY_S:g} s"
-        raise Refusal(408, "too_slow", detail) from None
-    return bytes(body)

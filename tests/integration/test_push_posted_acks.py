@@ -103,7 +103,7 @@ async def test_a_body_too_large_or_of_another_kind_is_refused():
     async with running_push_server() as server:
         assert (await post(server, b" " * 70_000))[0] == 413
         status, answer = await post(server, {"ack": ["x"]}, **{"Content-Type": "text/plain"})
-        assert (status, answer["code"]) == (415, "not_json")
+        assert (status, answer["code"]) == (415, "media_type")
 
 
 async def test_a_body_that_never_comes_ends_in_time(monkeypatch):

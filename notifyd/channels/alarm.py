@@ -6,9 +6,9 @@ import asyncio
 import time
 from typing import Final
 
-import aiohttp
-
-from notifyd.channels.http_calls import new_session
+from notifyd.channels.http_calls import new_client
+from notifyd.channels.http_client import HttpClient, Request
+from notifyd.channels.http_faults import HttpFault
 from notifyd.channels.webhook_answers import outcome_of_error, outcome_of_status
 from notifyd.channels.webhook_request import parse_secret, signed_headers
 from notifyd.channels.webhook_url import parse_url
@@ -42,32 +42,28 @@ class AlarmWebhook:
                     remedy="make one with `openssl rand -base64 32`",
                 )
             self._keys = [key]
-        self._session: aiohttp.ClientSession | None = None
+        self._client: HttpClient | None = None
 
     async def start(self) -> None:
         """Make ready to call."""
-        self._session = new_session(allow_private=self._allow_private, limit=1)
+        self._client = new_client(allow_private=self._allow_private, limit=1)
 
     async def stop(self) -> None:
         """Let go of the connection; a call under way is cut."""
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()
 
     async def send(self, alarm_id: str, text: str) -> Outcome:
         """Post `text` (JSON) under this id, the same for each repetition; ends within the webhook timeout."""
-        if self._session is None:
+        if self._client is None:
             raise PermanentError("the alarm webhook is not started", reason="not_started")
         now_s = time.time()
-        # Alarms are rare: no connection is worth keeping.
-        headers = {**signed_headers(alarm_id, text, self._keys, now_s=now_s), "Connection": "close"}
+        headers = signed_headers(alarm_id, text, self._keys, now_s=now_s)
+        deadline = asyncio.get_running_loop().time() + self._timeout_s
         try:
-            async with (
-                asyncio.timeout(self._timeout_s),
-                self._session.post(
-                    self._url, data=text.encode(), headers=headers, allow_redirects=False
-                ) as answer,
-            ):
-                return outcome_of_status(answer.status, answer.headers.get("Retry-After"), now_s=now_s)
-        except (aiohttp.ClientError, OSError) as error:
+            # Alarms are rare: no connection is worth keeping.
+            reply = await self._client.post(Request(self._url, headers, text.encode()), deadline, keep=False)
+        except (HttpFault, OSError) as error:
             return outcome_of_error(error, timeout_s=self._timeout_s)
+        return outcome_of_status(reply.status, reply.retry_after, now_s=now_s)

@@ -13,9 +13,8 @@ import re
 import ssl
 from typing import Final
 
-import aiohttp
-
 from notifyd.channels.addresses import AddressRefused
+from notifyd.channels.http_faults import ConnectFailed, Disconnected, NameFailed, NotHttp, TlsFailed
 from notifyd.delivery.outcome import Dead, Done, Outcome, Retry
 
 #: Client errors that may pass: request timeout, too early, too many requests.
@@ -63,24 +62,22 @@ def outcome_of_error(error: Exception, *, timeout_s: float) -> Retry | Dead:
     match error:
         case TimeoutError():
             outcome = Retry("timeout", detail=f"no answer within {timeout_s:g} s")
-        case aiohttp.InvalidURL():
-            outcome = Dead("bad_url", "the URL is not valid")
-        case aiohttp.ClientConnectorError() if isinstance(error.os_error, AddressRefused):
+        case NameFailed(error=AddressRefused()) | ConnectFailed(error=AddressRefused()):
             outcome = Dead("address_refused", "the host is at no public address")
-        case aiohttp.ClientConnectorDNSError():
+        case NameFailed():
             outcome = Retry("dns_failed", detail="the host's name was not resolved")
         # Certificates get renewed and chains mended: what fails here is worth trying again.
-        case aiohttp.ClientConnectorCertificateError():
-            outcome = Retry("tls_failed", detail=_certificate_fault(error.certificate_error))
-        case aiohttp.ClientSSLError():
+        case TlsFailed(error=ssl.CertificateError() as fault):
+            outcome = Retry("tls_failed", detail=_certificate_fault(fault))
+        case TlsFailed():
             outcome = Retry("tls_failed", detail="no TLS connection")
-        case aiohttp.ClientConnectorError() if error.os_error.errno in _OWN_ERRNOS:
-            outcome = Retry("no_sockets", detail=_name(error.os_error), counts=False)
-        case aiohttp.ClientConnectorError():
-            outcome = Retry("connect_failed", detail=_name(error.os_error))
-        case aiohttp.ClientResponseError():
+        case ConnectFailed() if error.error.errno in _OWN_ERRNOS:
+            outcome = Retry("no_sockets", detail=_name(error.error), counts=False)
+        case ConnectFailed():
+            outcome = Retry("connect_failed", detail=_name(error.error))
+        case NotHttp():
             outcome = Retry("bad_response", detail="the answer is not HTTP")
-        case aiohttp.ClientError() | OSError():
+        case Disconnected() | OSError():
             outcome = Retry("connection_lost", detail="the connection ended before an answer")
         case _:
             raise error

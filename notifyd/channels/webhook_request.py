@@ -10,12 +10,13 @@ import base64
 import hashlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Final
 
 from standardwebhooks import Webhook
 from yarl import URL
 
-from notifyd.channels.http_calls import Request
+from notifyd.channels.http_client import Request
 from notifyd.channels.port import Delivery
 from notifyd.delivery.contact import WebhookAddress
 from notifyd.delivery.outcome import Dead
@@ -64,6 +65,7 @@ def webhook_id(message_id: str, user: str, channel: str, url: str) -> str:
     return f"{message_id}_{digest[:16]}"
 
 
+@lru_cache(maxsize=4096)
 def parse_secret(secret: str) -> bytes | None:
     """Decode a signing secret; None where it is not one.
 

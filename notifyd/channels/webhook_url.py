@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final
 
 from yarl import URL
@@ -14,6 +15,7 @@ _WEB_PORTS: Final = frozenset({80, 443})
 _NOT_IN_URL = re.compile(r"[\x00-\x20\x7f\\]")
 
 
+@lru_cache(maxsize=4096)
 def parse_url(text: str, *, allow_private: bool) -> URL | Dead:
     """Check the form of a webhook's URL; where its host leads is judged when connecting.
 

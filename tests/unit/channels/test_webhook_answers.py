@@ -1,8 +1,8 @@
 import email.utils
 
-import aiohttp
 import pytest
 
+from notifyd.channels.http_faults import Disconnected
 from notifyd.channels.outcomes import combine
 from notifyd.channels.webhook_answers import (
     outcome_of_error,
@@ -77,7 +77,7 @@ def test_an_error_of_our_own_is_raised_again() -> None:
 
 def test_errors_without_an_answer_are_retried() -> None:
     assert outcome_of_error(TimeoutError(), timeout_s=10) == Retry("timeout", detail="no answer within 10 s")
-    lost = outcome_of_error(aiohttp.ServerDisconnectedError(), timeout_s=10)
+    lost = outcome_of_error(Disconnected(), timeout_s=10)
     assert isinstance(lost, Retry)
     assert lost.reason == "connection_lost"
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from tests.storm.report import as_json, as_table
 from tests.storm.schedule import ROLE_KINDS, Fault, draw_schedule
 from tests.storm.storm import Options, Storm
+from tests.storm.trial import add_settings, settings_of
 
 _SAMPLES = 200
 
@@ -39,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--broker-faults", action="store_true", help="kill the broker for 20 s too")
     add("--database-faults", action="store_true", help="stop the database for 30 s too")
     add("--judge-push", action="store_true", help="a push that a device missed is a loss too")
-    add("--set", action="append", default=[], metavar="NOTIFYD_X=Y", help="a setting of the roles")
+    add_settings(parser)
     add("--schedule", action="store_true", help="print the faults, and raise no storm")
     add("--directory", type=Path, help="where to (a new one under the temporary folder)")
     add("--keep-metrics", action="store_true", help="keep all metrics of each sample among the logs")
@@ -83,7 +84,7 @@ def main() -> int:
         listeners=arguments.listeners if counts["ws"] else 0,
         flaky=arguments.flaky,
         sample_s=max(1.0, storm_s / _SAMPLES),
-        extra_env=dict(pair.split("=", 1) for pair in arguments.set),
+        extra_env=settings_of(arguments),
         judges_push=arguments.judge_push,
         keeps_metrics=arguments.keep_metrics,
     )

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import re
 import sys
 import time
@@ -26,6 +25,7 @@ from notifyd.producer import Confirmation, Notifier
 from tests.fixtures.processes import NotifydProcess
 from tests.storm.cluster import Cluster
 from tests.storm.destination_hosts import HostsConfig, address_of
+from tests.storm.load import cpu_s_of
 from tests.storm.records import lines_of, now_ms
 from tests.storm.verdict import run_for_verdict
 
@@ -121,13 +121,11 @@ class Trial:
 
     async def used(self) -> Used:
         """Return what `deliver` has done since its start."""
-        assert self.deliver.process is not None
         url = f"http://127.0.0.1:{self.cluster.admin_ports['deliver-0']}/metrics"
         async with aiohttp.ClientSession() as session, session.get(url) as answer:
             found = _OUTCOME.findall(await answer.text())
         outcomes = Counter({reason or outcome: int(float(count)) for outcome, reason, count in found})
-        parts = Path(f"/proc/{self.deliver.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return Used((int(parts[11]) + int(parts[12])) / os.sysconf("SC_CLK_TCK"), outcomes)
+        return Used(cpu_s_of(self.deliver.pid), outcomes)
 
     def look_at_memory(self) -> None:
         """Keep the most that `deliver` had resident."""

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from tests.storm.cluster import Cluster
 from tests.storm.push_check import Lives, spread
-from tests.storm.trial import READY_S, Tell, Trial, add_arguments, run_trial
+from tests.storm.trial import READY_S, Tell, Trial, add_arguments, run_trial, settings_of
 
 #: Load before and after the drain.
 _BEFORE_S: Final = 5.0
@@ -45,6 +45,7 @@ class DrainTrial:
             "NOTIFYD_DRAIN_S": str(drain_s),
             "NOTIFYD_GRACE_S": str(drain_s + 15),
             "NOTIFYD_KAFKA_REBALANCE_TIMEOUT_S": str(drain_s + 30),
+            **settings_of(arguments),
         }
         async with Cluster(self._directory, {"persist": 1, "ws": 2}, env) as cluster:
             for process in cluster.roles.values():

@@ -19,7 +19,7 @@ from tests.storm.cluster import Cluster
 from tests.storm.deployment import Deployment, Pod
 from tests.storm.manifests import read_rollout
 from tests.storm.rolling import ROLES
-from tests.storm.trial import READY_S, Tell, Trial, add_arguments, run_trial
+from tests.storm.trial import READY_S, Tell, Trial, add_arguments, run_trial, settings_of
 
 #: Fewer than there are pods of a role, so that one of them gets no partition.
 _PARTITIONS: Final = 2
@@ -43,6 +43,7 @@ class Probes:
         self._away_s: float = arguments.away
         self._only: Sequence[str] = arguments.only or tuple(self.parts)
         self._seed: int = arguments.seed
+        self._extra_env = settings_of(arguments)
         self._directory = directory
         self._tell = tell
         self._deployments: dict[str, Deployment] = {}
@@ -61,7 +62,8 @@ class Probes:
 
     async def run(self) -> Trial:
         """Start everything, and try one thing after the other."""
-        env = {"NOTIFYD_SETTINGS_STRICT": "false", "NOTIFYD_TOPIC_PARTITIONS": str(_PARTITIONS)}
+        partitions = {"NOTIFYD_TOPIC_PARTITIONS": str(_PARTITIONS)}
+        env = {"NOTIFYD_SETTINGS_STRICT": "false", **partitions, **self._extra_env}
         async with Cluster(self._directory, {}, env, partitions=_PARTITIONS) as cluster:
             trial = self._trial = Trial(cluster, self._seed, _USERS, self._tell)
             backend = trial.send(int(_PER_S * _LONGEST_S), _PER_S)

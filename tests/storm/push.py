@@ -20,7 +20,7 @@ from tests.storm.keeper import End, Keeper
 from tests.storm.messages import PLANS
 from tests.storm.samples import Sample, Sampler
 from tests.storm.schedule import Fault, draw_schedule
-from tests.storm.trial import READY_S, Tell, Trial, add_arguments, run_trial
+from tests.storm.trial import READY_S, Tell, Trial, add_arguments, run_trial, settings_of
 
 #: When the database goes, and when all ws processes are rolled, as shares of the storm.
 _DATABASE_AT: Final = 0.35
@@ -171,7 +171,7 @@ def _options(arguments: argparse.Namespace) -> Options:
         database_s=arguments.database,
         window_s=arguments.window,
         parties=arguments.parties,
-        extra_env=dict(pair.split("=", 1) for pair in arguments.set),
+        extra_env=settings_of(arguments),
     )
 
 
@@ -186,7 +186,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--trouble", type=float, default=60.0, help="seconds between two troubles of a device (60)")
     add("--database", type=float, default=60.0, help="seconds that the database is away (60; 0: never)")
     add("--window", type=float, default=60.0, help="replay window of ws, seconds (60)")
-    add("--set", action="append", default=[], metavar="NOTIFYD_X=Y", help="a setting of the roles")
     add_arguments(parser)
     return parser
 

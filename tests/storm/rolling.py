@@ -32,7 +32,7 @@ from tests.storm.load import LoadMeter
 from tests.storm.manifests import read_rollout
 from tests.storm.receive import ReceiverConfig
 from tests.storm.rolling_check import Roll, RollTrial
-from tests.storm.trial import READY_S, Tell, Trial, add_arguments, run_trial
+from tests.storm.trial import READY_S, Tell, Trial, add_arguments, run_trial, settings_of
 
 #: From all being connected to what is measured as "before", and that stretch itself.
 _WARM_UP_S: Final = 10.0
@@ -216,7 +216,7 @@ def _options(arguments: argparse.Namespace) -> Options:
         roles=[role for role in ROLES if role in (arguments.only or ROLES)],
         is_together=arguments.together,
         flaky=arguments.flaky,
-        extra_env=dict(pair.split("=", 1) for pair in arguments.set),
+        extra_env=settings_of(arguments),
         before=check_out(arguments.upgrade) if arguments.upgrade else None,
     )
 
@@ -239,7 +239,6 @@ def _parser() -> argparse.ArgumentParser:
         help="roll from the code and the schema of this revision (that before the newest migration)",
     )
     add("--flaky", type=float, default=0.0, help="share of first webhook calls that go wrong (0)")
-    add("--set", action="append", default=[], metavar="NOTIFYD_X=Y", help="a setting of the roles")
     add_arguments(parser)
     return parser
 

@@ -10,7 +10,6 @@ import argparse
 import asyncio
 import contextlib
 import math
-import os
 import sys
 import tempfile
 import time
@@ -26,11 +25,12 @@ from tests.fixtures.processes import NotifydProcess
 from tests.storm.call import CallConfig
 from tests.storm.cluster import Cluster
 from tests.storm.devices import DevicesConfig
-from tests.storm.load import LoadMeter
+from tests.storm.load import LoadMeter, cpu_s_of
 from tests.storm.produce import ProducerConfig
 from tests.storm.receive import ReceiverConfig
 from tests.storm.records import lines_of
-from tests.storm.stress_report import Knee, Step, render
+from tests.storm.stress_report import Knee, Step, render, render_sweep, sweep_part
+from tests.storm.stress_sweep import measure_sweep
 
 _ROOT: Final = Path(__file__).resolve().parents[2]
 _PAGE: Final = _ROOT / "docs/reference/stress.md"
@@ -47,7 +47,6 @@ _SLOW_SENDER: Final = 1.15
 _READY_S: Final = 60.0
 _CATCH_UP_S: Final = 120.0
 _LOOK_S: Final = 0.05
-_TICKS_A_SECOND: Final = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,10 +191,9 @@ class Search:
                     await asyncio.sleep(0.5)
 
     async def _look(self) -> _Look:
-        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
         metrics = await self._metrics()
         return _Look(
-            cpu_s=(int(fields[11]) + int(fields[12])) / _TICKS_A_SECOND,
+            cpu_s=cpu_s_of(self._process.pid),
             late_s=metrics.get("notifyd_lag_seconds", 0.0),
             memory=metrics.get("process_resident_memory_bytes", 0.0),
             loop_lag_s=metrics.get("notifyd_event_loop_lag_seconds", 0.0),
@@ -229,14 +227,22 @@ async def _search(roles: Sequence[str], step_s: float, directory: Path) -> list[
 def main() -> int:
     """Search, and write the page."""
     parser = argparse.ArgumentParser(prog="python -m tests.storm.stress", description=__doc__)
-    parser.add_argument("--role", action="append", choices=tuple(_FIRST), help="this role alone")
+    parser.add_argument("--role", action="append", choices=(*_FIRST, "sweep"), help="this role alone")
     parser.add_argument("--seconds", type=float, default=10.0, help="how long each rate lasts (10)")
     parser.add_argument("--output", type=Path, default=_PAGE, help="the page (docs/reference/stress.md)")
     arguments = parser.parse_args()
     directory = Path(tempfile.mkdtemp(prefix="notifyd-stress-"))
     directory.chmod(0o711)  # as root, the database server is another user, who must get in
-    knees = asyncio.run(_search(arguments.role or tuple(_FIRST), arguments.seconds, directory))
-    arguments.output.write_text(render(knees))
+    roles = arguments.role or (*_FIRST, "sweep")
+    before = arguments.output.read_text() if arguments.output.exists() else ""
+    searched = [role for role in roles if role in _FIRST]
+    # What is not measured now stays as it is on the page.
+    page, swept = before.removesuffix(sweep_part(before)), sweep_part(before)
+    if searched:
+        page = render(asyncio.run(_search(searched, arguments.seconds, directory)))
+    if "sweep" in roles:
+        swept = render_sweep(asyncio.run(measure_sweep(directory / "sweep")))
+    arguments.output.write_text(page + swept)
     print(f"written: {arguments.output}; logs: {directory}", file=sys.stderr)
     return 0
 

@@ -52,6 +52,20 @@ counts in the place of the knee. The last column is what `k8s/overlays/prod` has
 | role | on | follows | in the manifests |
 | --- | --- | --- | --- |"""
 
+_VERDICTS: Final = {
+    "later": "put off, for `deliver` has not come to them",
+    "stored": "pushes to who is not there, stored",
+    "resent": "half of them fallbacks, put on the resend topic, half pushes, stored",
+}
+_SWEEP: Final = """
+## The sweep
+
+It takes no messages, and one process leads: so this is how many deliveries past their deadline it works off
+a second when 10,000 or 20,000 wait for it, without the limit of `NOTIFYD_SWEEP_RESENDS_PER_S` (50).
+
+| deliveries | a second | cores | CPU each, us | memory, MiB | machine |
+| --- | --- | --- | --- | --- | --- |"""
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -92,6 +106,33 @@ class Knee:
         return not any(not one.keeps_up and not one.is_senders_limit for one in self.steps)
 
 
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """Deliveries of one verdict that a process of `sweep` worked off a second; the rest as in `Step`."""
+
+    verdict: str
+    per_s: float
+    cpu: float
+    memory_mib: int
+    machine: Mapping[str, float] = field(default_factory=dict)
+
+
+def sweep_part(page: str) -> str:
+    """Return what a page says of the sweep, if it does, to its end."""
+    _, begin, rest = page.partition(_SWEEP.splitlines(keepends=True)[1])
+    return f"\n{begin}{rest}" if begin else ""
+
+
+def render_sweep(found: Sequence[Swept]) -> str:
+    """Return the part of the page that is about the sweep."""
+    rows = [
+        f"| {_VERDICTS[one.verdict]} | {one.per_s:.0f} | {one.cpu} | {one.cpu / one.per_s * 1e6:.0f} | "
+        f"{one.memory_mib} | {_machine(one)} |"
+        for one in found
+    ]
+    return "\n".join([_SWEEP, *rows]) + "\n"
+
+
 def render(knees: Sequence[Knee]) -> str:
     """Return the page."""
     machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
@@ -129,7 +170,7 @@ def _step_row(role: str, step: Step) -> str:
     )
 
 
-def _machine(step: Step) -> str:
+def _machine(step: Step | Swept) -> str:
     if not step.machine:
         return ""
     return f"{step.machine['cpu']:.0%}, {step.machine['run_queue']:.0f} threads"

@@ -174,6 +174,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--parties", type=int, default=2, help="processes of devices (2)")
     add("--directory", type=Path, help="where to (a new one under the temporary folder)")
     add("--json", action="store_true", help="one JSON object on standard output, the rest on standard error")
+    add_settings(parser)
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Add the option that gives roles other settings; `settings_of` reads it."""
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NOTIFYD_X=Y", help="a setting of the roles"
+    )
+
+
+def settings_of(arguments: argparse.Namespace) -> dict[str, str]:
+    """Return what `--set` says, as environment variables."""
+    return dict(pair.split("=", 1) for pair in arguments.set)
 
 
 def run_trial(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.storm.stress_report import Knee, Step, render
+from tests.storm.stress_report import Knee, Step, Swept, render, render_sweep, sweep_part
 
 
 def _step(rate: float, *, keeps_up: bool = True, is_senders_limit: bool = False, cpu: float = 0.5) -> Step:
@@ -40,3 +40,12 @@ def test_the_page_says_what_was_found_and_what_follows(told: str) -> None:
 def test_where_the_machine_was_full_first_a_core_is_the_limit() -> None:
     full = Step(1000, True, False, 0.5, 0.1, 0.02, 100, {"cpu": 1.0, "run_queue": 9.0})
     assert "| CPU | 600m a pod, by its CPU a message 1200 requests/s |" in render([Knee("api", 2.0, (full,))])
+
+
+def test_what_the_page_says_of_the_sweep_can_be_taken_off_and_put_there_anew() -> None:
+    part = render_sweep([Swept("resent", 1000.0, 0.5, 90, {"cpu": 0.9, "run_queue": 4.0})])
+    assert "| 1000 | 0.5 | 500 | 90 | 90%, 4 threads |" in part
+    page = render([FOUND])
+    assert sweep_part(page) == ""
+    assert sweep_part(page + part) == part
+    assert (page + part).removesuffix(sweep_part(page + part)) == page

@@ -42,8 +42,8 @@ _timestamp_of = attrgetter("timestamp")
 _REMINDER_S: Final = 30.0
 
 #: Then others have their turn: a batch that is at its statements, and with it the server, must not wait until
-#: all of the next one is decoded.
-_DECODED_AT_ONCE: Final = 32
+#: all of the next one is decoded. An answer takes five or six turns to get through the client.
+_DECODED_AT_ONCE: Final = 8
 
 
 class PersistRole(StreamingRole):

@@ -126,6 +126,10 @@ class EventBatch:
         for fact in self._facts.values():
             self._by_message.setdefault(fact.i, []).append(fact)
 
+    async def begin(self, tx: Transaction, start: int) -> int | None:
+        """Nothing: what is to be locked first takes an answer to be known."""
+        return None
+
     async def write(self, tx: Transaction) -> Tally:
         """Write them. Those of a message that is not there yet are kept for it."""
         place, by_message = self._place, self._by_message

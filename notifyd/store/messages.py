@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import Final
 
@@ -14,12 +14,16 @@ from notifyd.store import arrays, events
 from notifyd.store.batch import MessageRow, Place, Refused, Tally
 from notifyd.store.cipher import NOT_ENCRYPTED, ContentCipher
 from notifyd.store.collapse import Keyed, collapse, key_of
+from notifyd.store.days import midnight
 from notifyd.store.pool import Transaction
 from notifyd.store.sql import query
 
 #: One statement carries at most so much; its text is twice that, for bytes travel in hex.
 _CHUNK_BYTES: Final = 8 * 1024 * 1024
 _CHUNK_DELIVERIES: Final = 20_000
+
+#: An arrival so far from its message's day is odd (`is_odd_arrival`).
+_ODD_DAYS: Final = dt.timedelta(days=2)
 
 _encoder = msgspec.json.Encoder()
 
@@ -107,21 +111,44 @@ class MessageBatch:
                 self._refused.append(fact)
             else:
                 self._facts[fact.offset] = fact
-        self._chunks = [
-            place.params(**_columns(chunk, content)) for chunk in _chunks(list(self._facts.values()))
+        self._claims = [
+            fact for at, fact in self._facts.items() if not self._rows[at].message.is_time_ordered
         ]
+        self._chunks = [
+            (chunk, place.params(**_columns(chunk, content))) for chunk in _chunks(list(self._facts.values()))
+        ]
+        # As if all were new, which nearly all are: the server does not wait for it then.
+        arriving = [fact for fact in self._facts.values() if fact.due_ms is None]
+        self._inbox = _inbox_columns(arriving, ()) if arriving else {}
+        #: Offsets of what was written and was not there before.
+        self._new: set[int] = set()
+
+    async def begin(self, tx: Transaction, start: int) -> int | None:
+        """Lock the mark and, where it is at `start`, write the first part, in one go. Return the mark.
+
+        None where there is none yet, or where something else has to be done first: nothing was written.
+        """
+        if self._refused or self._claims or not self._chunks:
+            return None
+        (chunk, params), *others = self._chunks
+        statements = f"{query('lock_mark')};{query('insert_messages')}"
+        [(offsets, mark)] = await tx.fetch(statements, {**params, "expected": start})
+        if mark == start:
+            self._new.update(_new_of(chunk, offsets))
+            self._chunks = others
+        return None if mark is None else int(mark)
 
     async def write(self, tx: Transaction) -> Tally:
-        """Write them and all that belongs to them. Where some are `refused`, faulty or in conflict, the
-        rest is not all there: undo it, and write a batch without those.
+        """Write what `begin` did not, and all that belongs to them. Where some are `refused`, faulty or in
+        conflict, the rest is not all there: undo it, and write a batch without those.
         """
-        facts = self._facts
+        facts, new = self._facts, self._new
         tally = Tally(refused=self._refused or await self._claim(tx))
         if tally.refused:
             return tally
-        new: set[int] = set()
-        for params in self._chunks:
-            new.update(offset for (offset,) in await tx.fetch(query("insert_messages"), params))
+        for chunk, params in self._chunks:
+            [(offsets, _)] = await tx.fetch(query("insert_messages"), {**params, "expected": None})
+            new.update(_new_of(chunk, offsets))
         if len(new) < len(facts):
             again = [fact for offset, fact in facts.items() if offset not in new]
             tally.refused, released = await self._judge(tx, again)
@@ -138,7 +165,9 @@ class MessageBatch:
         if arrived:
             # Before users' rows are locked, as marks do it too: inbox, then counter.
             letting_go = await collapse(tx, _keyed(arrived))
-            tally.last, tally.last_params = query("count_inbox"), _inbox_columns(arrived, letting_go)
+            are_all = len(written) == len(facts) and not letting_go
+            tally.last = query("count_inbox")
+            tally.last_params = self._inbox if are_all else _inbox_columns(arrived, letting_go)
         early = await _take_early(tx, written)
         if early:
             if tally.last:
@@ -153,8 +182,7 @@ class MessageBatch:
 
     async def _claim(self, tx: Transaction) -> list[Refused]:
         """Settle ids that are not time-ordered, whose day is not in the id: over all days one stands."""
-        rows = self._rows
-        claims = [fact for at, fact in self._facts.items() if not rows[at].message.is_time_ordered]
+        rows, claims = self._rows, self._claims
         if not claims:
             return []
         params = {"rows": _encode(claims)}
@@ -198,6 +226,10 @@ async def _take_early(tx: Transaction, new: Sequence[MessageFacts]) -> list[even
         for event in events.decode([event for (event,) in kept])
         if event.g in ("", by_id[event.i].digest)
     ]
+
+
+def _new_of(chunk: Sequence[MessageFacts], offsets: Sequence[int] | None) -> Iterable[int]:
+    return (fact.offset for fact in chunk) if offsets is None else offsets
 
 
 def _conflict(row: MessageRow) -> Refused:
@@ -283,8 +315,10 @@ def _inbox_columns(facts: Sequence[MessageFacts], letting_go: Sequence[str]) -> 
     rows = [(user, fact) for fact in facts for user in fact.recipients]
     days = {fact.day for fact in facts}
     first, last = dt.date.fromisoformat(min(days)), dt.date.fromisoformat(max(days))
+    arrivals = [fact.accepted_ms for fact in facts]
     return {
         "is_narrow": (last - first).days < 2,
+        "may_be_odd": min(arrivals) < _ms(last - _ODD_DAYS) or max(arrivals) >= _ms(first + _ODD_DAYS),
         "inbox_users": arrays.of_texts([user for user, _ in rows]),
         "inbox_days": arrays.of_plain([fact.day for _, fact in rows]),
         "inbox_arrived": arrays.of_plain([fact.accepted_ms for _, fact in rows]),
@@ -292,6 +326,10 @@ def _inbox_columns(facts: Sequence[MessageFacts], letting_go: Sequence[str]) -> 
             [0 if user in at_once else fact.expires_ms for user, fact in rows]
         ),
     }
+
+
+def _ms(day: dt.date) -> float:
+    return midnight(day).timestamp() * 1000
 
 
 def _encode(facts: Sequence[MessageFacts]) -> str:

@@ -46,8 +46,11 @@ _Row = TypeVar("_Row", MessageRow, EventRow)
 class _Batch(Protocol):
     """Rows that are laid out for the database."""
 
+    async def begin(self, tx: Transaction, start: int) -> int | None:
+        """Lock the mark and begin to write if it is at `start`; return it. None: this was not done."""
+
     async def write(self, tx: Transaction) -> Tally:
-        """Write them and tell what was done."""
+        """Write them, or what is left of them, and tell what was done."""
 
 
 _Layout = Callable[[Place, Sequence[_Row]], _Batch]
@@ -182,7 +185,9 @@ class PersistStore:
         try:
             batch = layout(place, rows)
             async with self._database.transaction() as tx:
-                mark = await self._lock_mark(tx, place, start)
+                mark = await batch.begin(tx, start)
+                if mark is None:
+                    mark = await self._lock_mark(tx, place, start)
                 if mark < start:
                     return Written("behind", mark), None
                 if mark >= end:

@@ -5,7 +5,9 @@ SELECT user_id, count(*),
        -- `is_narrow`: all days are the same or neighbours, and need not be gathered.
        CASE WHEN %(is_narrow)s THEN datemultirange(daterange(min(day), max(day) + 1))
             ELSE range_agg(daterange(day, day + 1)) FILTER (WHERE NOT %(is_narrow)s) END,
-       coalesce(range_agg(daterange(day, day + 1)) FILTER (WHERE is_odd_arrival(from_ms(arrived_ms), day)), '{}'),
+       -- `may_be_odd`: it is as dear as all the rest, so it is asked only where it can be.
+       coalesce(range_agg(daterange(day, day + 1))
+                    FILTER (WHERE %(may_be_odd)s AND is_odd_arrival(from_ms(arrived_ms), day)), '{}'),
        from_ms(min(expires_ms))
   FROM unnest(%(inbox_users)s::text[], %(inbox_days)s::date[], %(inbox_arrived)s::bigint[],
               %(inbox_expires)s::bigint[]) AS given(user_id, day, arrived_ms, expires_ms)

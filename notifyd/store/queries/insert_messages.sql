@@ -1,10 +1,15 @@
--- A batch of messages with their deliveries, and where they are due the inbox rows; the offsets of those
--- that were new come back, and their inbox rows are to be counted (count_inbox.sql).
+-- A batch of messages with their deliveries, and where they are due the inbox rows. NULL comes back where all
+-- were new, else the offsets of those that were, whose inbox rows are to be counted (count_inbox.sql); and the
+-- mark of the partition: where `expected` is given and is not that mark nothing is written.
 -- Each column comes as an array, which the server reads in a third of the time that JSON takes it. The
 -- originals come as one byte string and are cut out by place (from 1) and length, so that they are stored
 -- byte for byte, whatever is in them; so do the digests. Deliveries and recipients name their message by its
 -- number (from 1). A message that is new has no rows in the other tables, so only here can be a conflict.
-WITH input AS MATERIALIZED (
+WITH mark AS (
+    SELECT next_offset
+      FROM partition_mark
+     WHERE incarnation_id = %(incarnation)s AND topic = %(topic)s AND kafka_partition = %(partition)s
+), input AS MATERIALIZED (
     SELECT *
       FROM unnest(%(offsets)s::bigint[], %(ids)s::uuid[], %(days)s::date[], %(accepted)s::bigint[],
                   %(created)s::bigint[], %(due)s::bigint[], %(expires)s::bigint[], %(senders)s::text[],
@@ -12,6 +17,7 @@ WITH input AS MATERIALIZED (
                   %(traces)s::text[])
            WITH ORDINALITY AS given(kafka_offset, id, day, accepted_ms, created_ms, due_ms, expires_ms, sender,
                                     created_by, type, place, length, traceparent, number)
+     WHERE %(expected)s::bigint IS NULL OR (SELECT next_offset FROM mark) = %(expected)s::bigint
 ), new_message AS (
     INSERT INTO message (id, day, digest, state, incarnation_id, kafka_partition, kafka_offset, accepted_at,
                          persisted_by, created_at, due_at, expires_at, sender, created_by, type, raw,
@@ -50,4 +56,6 @@ WITH input AS MATERIALIZED (
      WHERE due_ms IS NULL
      ORDER BY user_id, id
 )
-SELECT kafka_offset FROM new_message
+SELECT CASE WHEN count(*) < (SELECT count(*) FROM input) THEN coalesce(array_agg(kafka_offset), '{}') END,
+       (SELECT next_offset FROM mark)
+  FROM new_message

@@ -95,16 +95,6 @@ class Hub:
         self._window = Window(settings.ws_window_bytes, settings.ws_window_s)
         self._encoder = Encoder(metrics, now=now)
         self._unacked = Unacked(self._send_again)
-        self._replays = Replays(
-            self._window,
-            incarnation=incarnation,
-            log_end=log_end,
-            max_unsent_bytes=settings.ws_max_unsent_bytes,
-            monotonic=monotonic,
-            deliver=self._replay,
-            welcome=self._welcome_back,
-            past=past,
-        )
         self._outbox = Outbox(
             events, metrics, pod=pod, now=now, silent=self._members.silent, exemplar=exemplar
         )
@@ -123,6 +113,18 @@ class Hub:
             ahead_s=settings.message_max_ahead_s,
             now=now,
             signals=signals,
+        )
+        self._replays = Replays(
+            self._window,
+            incarnation=incarnation,
+            log_end=log_end,
+            max_unsent_bytes=settings.ws_max_unsent_bytes,
+            monotonic=monotonic,
+            deliver=self._replay,
+            is_sound=self._receipts.remember,
+            pass_over=self._pass_over,
+            welcome=self._welcome_back,
+            past=past,
         )
         self._sweep = Sweep(
             self,
@@ -429,6 +431,11 @@ class Hub:
         if connection.wants_acks:
             self._unacked.expect(connection, Unanswered(message, self.monotonic()))
         return True
+
+    def _pass_over(self, connection: Peer, message: Message, newer_id: str) -> None:
+        """Note that one that missed a message needs it no more: a newer one has replaced it."""
+        if self._encoder.is_due(message):
+            self._outbox.on_replaced(message, connection.user, newer_id)
 
     def _send_again(self, connection: Peer, message: Message) -> bool:
         """Send what was not acknowledged; False where that has no use any more."""

@@ -18,6 +18,8 @@ from notifyd.push.writes import Writes
 
 #: Connections written to before the loop does other things: 256 x 9 us.
 FLUSH_SLICE: Final = 256
+#: Reason of what is not sent to a user who missed it, since a newer one of its `collapseKey` is.
+REPLACED: Final = "replaced"
 #: From a message's id to the labels of its exemplar, if it has any.
 Exemplar = Callable[[str], dict[str, str] | None]
 _NOBODY: Final[Set[str]] = frozenset()
@@ -145,6 +147,24 @@ class Outbox:
             users = list(silent)
         # Without acks `sent` is the end: whoever judges the delivery must know.
         self._sent.append((msgspec.structs.replace(event, detail=NO_ACKS), users))
+
+    def on_replaced(self, message: Message, user: str, newer_id: str) -> None:
+        """Note that a user who missed a message was not sent it: the newer one stands for it."""
+        event = Event(
+            id=message.id,
+            day=message.day.isoformat(),
+            digest=message.digest,
+            user="",
+            channel="ws",
+            stage="skipped",
+            # As that of `sent` and `acked`, which beat it; it beats what was never sent.
+            attempt=1,
+            at=int(self._now() * 1000),
+            pod=self._pod,
+            reason=REPLACED,
+            detail=newer_id,
+        )
+        self._events.post_alike(event, [user])
 
     def _silent_of(self, users: Sequence[str]) -> Set[str]:
         if not self._silent:

@@ -28,19 +28,18 @@ PAGE: Final = 100
 _BACKOFF_CAP_S: Final = 30.0
 
 Ranges = Mapping[int, tuple[int, int]]
-#: Sends a message with its `at`; the place is its partition and offset, None for one that was stored.
-Deliver = Callable[[Peer, Message, str | None, tuple[int, int] | None], bool]
 
 _log = get_logger(component="push")
 
 
 @dataclass(frozen=True, slots=True)
 class PastMessage:
-    """A message with its position."""
+    """A message with its position. `replaced_by`: the id of the newer one of its `collapseKey`, if any."""
 
     message: Message
     partition: int
     offset: int
+    replaced_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +77,7 @@ class PastReader:
         max_replayed: int,
         unsent_bytes: int,
         monotonic: Callable[[], float],
-        deliver: Deliver,
+        deliver: Callable[[Peer, PastMessage], bool],
         done: Callable[[Peer, Resume, Missing | None], None],
     ) -> None:
         self._past = past
@@ -180,7 +179,7 @@ class PastReader:
                 self._wait(connection, 0.0)
                 return
             resume.past_count += 1
-            if self._deliver(connection, one.message, None, None):
+            if self._deliver(connection, one):
                 resume.replayed += 1
             if connection.state is not State.OPEN:
                 return

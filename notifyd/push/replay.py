@@ -12,9 +12,11 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from notifyd.push.past import Deliver, Past, PastReader
+from notifyd.message.envelope import Message
+from notifyd.push.past import Past, PastMessage, PastReader
 from notifyd.push.peer import JOIN_BYTES, Peer, State
 from notifyd.push.protocol import Hello, Missing
+from notifyd.push.replaced import Newest
 from notifyd.push.resume import SKIP, Resume, read_place
 from notifyd.push.window import Window
 
@@ -29,12 +31,18 @@ PROOF_S: Final = 2.0
 #: When all replays wait for their clients to read.
 _PAUSE_S: Final = 0.01
 
+#: Of a message: its partition and offset, None for one that was stored.
+Place = tuple[int, int] | None
+#: Sends a message with its `at`.
+Deliver = Callable[[Peer, Message, str | None, Place], bool]
+
 
 class Replays:
     """The connections of one hub that catch up.
 
-    `deliver` sends a message with its `at` to a connection; `welcome` ends the replay of one. `past` has
-    what is older than the window, where there is such a thing.
+    `deliver` sends a message with its `at` to a connection; `is_sound` says whether one is what its id stands
+    for; `pass_over` learns which is left out, since a newer one (its id) has replaced it; `welcome` ends the
+    replay of one. `past` has what is older than the window, where there is such a thing.
     """
 
     def __init__(
@@ -46,6 +54,8 @@ class Replays:
         max_unsent_bytes: int,
         monotonic: Callable[[], float],
         deliver: Deliver,
+        is_sound: Callable[[Message, Place], bool],
+        pass_over: Callable[[Peer, Message, str], None],
         welcome: Callable[[Peer, Missing | None], None],
         past: Past | None = None,
     ) -> None:
@@ -54,6 +64,8 @@ class Replays:
         self._log_end = log_end
         self._monotonic = monotonic
         self._deliver = deliver
+        self._is_sound = is_sound
+        self._pass_over = pass_over
         self._welcome = welcome
         # Above 64 KiB asyncio tells when there is room again.
         self._unsent_bytes = min(JOIN_BYTES, max_unsent_bytes)
@@ -64,7 +76,7 @@ class Replays:
                 max_replayed=MAX_REPLAYED,
                 unsent_bytes=self._unsent_bytes,
                 monotonic=monotonic,
-                deliver=deliver,
+                deliver=self._deliver_past,
                 done=self._on_past,
             )
         self._queue: deque[Peer] = deque()
@@ -164,7 +176,7 @@ class Replays:
             at = resume.at_of(entry.partition, entry.offset)
             if at is SKIP:
                 continue
-            if self._deliver(connection, entry.message, at, (entry.partition, entry.offset)):
+            if self._send(connection, entry.message, at, (entry.partition, entry.offset)):
                 resume.replayed += 1
             resume.passed(entry.partition, entry.offset)
         if connection.state is not State.OPEN:
@@ -179,6 +191,25 @@ class Replays:
             resume.number = following
             self._enqueue(connection, resume)
         return done
+
+    def _send(self, connection: Peer, message: Message, at: str | None, place: Place) -> bool:
+        """Send a message, unless a newer one that this client has, or is going to get, has replaced it."""
+        resume = connection.resume
+        assert resume is not None
+        if resume.newest is None:
+            resume.newest = Newest(self._window, connection.user)
+        newer = resume.newest.after(message)
+        if newer is not None and self._is_sound(newer.message, (newer.partition, newer.offset)):
+            self._pass_over(connection, message, newer.message.id)
+            return False
+        return self._deliver(connection, message, at, place)
+
+    def _deliver_past(self, connection: Peer, one: PastMessage) -> bool:
+        """Send what was stored; it says itself whether it was replaced by what is stored."""
+        if one.replaced_by is None:
+            return self._send(connection, one.message, None, None)
+        self._pass_over(connection, one.message, one.replaced_by)
+        return False
 
     def _finish(self, connection: Peer, resume: Resume) -> None:
         """Welcome one that has caught up with the window."""

@@ -10,6 +10,7 @@ from enum import Enum
 from typing import Final
 
 from notifyd.push.cursor import decode_cursor, decode_place, encode_place
+from notifyd.push.replaced import Newest
 
 
 class Skip(Enum):
@@ -55,6 +56,7 @@ class Resume:
         "is_queued",
         "is_unproven",
         "is_welcomed",
+        "newest",
         "number",
         "past_count",
         "place",
@@ -75,6 +77,8 @@ class Resume:
         self.waits = 0
         self.ahead: dict[int, int] = {}
         self.number = 0
+        #: What has replaced messages of this user; made when it is first asked.
+        self.newest: Newest | None = None
         self.replayed = 0
         self.is_queued = False
         #: Nobody here knows yet whether the topic reaches to where the client says it was.

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 
 from notifyd.errors import InvalidMessage
 from notifyd.log import get_logger
 from notifyd.message.envelope import decode
 from notifyd.push.past import PastMessage, PastPage, Ranges
+from notifyd.push.replaced import key_of as collapse_key_of
 from notifyd.roles.context import RoleContext
 from notifyd.store.cipher import ContentKeyError
+from notifyd.store.collapse import key_of, read_newest
 from notifyd.store.past import read_past
 from notifyd.store.pool import Database
 
@@ -58,7 +61,24 @@ class StoredMessages:
             else:
                 messages.append(PastMessage(message, partition, offset))
         through = stored.rows[-1][:2] if len(stored.rows) == limit else None
-        return PastPage(stored.marks, messages, through)
+        return PastPage(stored.marks, await self._judge(user, messages), through)
+
+    async def _judge(self, user: str, messages: list[PastMessage]) -> list[PastMessage]:
+        """Say of each message by which newer one it was replaced, as the inbox shows it."""
+        keys: dict[str, str] = {}
+        for one in messages:
+            key = collapse_key_of(one.message)
+            if key is not None:
+                keys[one.message.id] = key_of(*key)
+        if not keys:
+            return messages
+        newest = await read_newest(self._database, user, sorted(set(keys.values())), "ws")
+        return [
+            replace(one, replaced_by=newer)
+            if (newer := newest.get(keys.get(one.message.id, ""))) not in {None, one.message.id}
+            else one
+            for one in messages
+        ]
 
     def _tell(self, error: ContentKeyError) -> None:
         if error.key_id not in self._told:  # once a process, however many come back

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from notifyd.store import arrays
 from notifyd.store.events import days_params
-from notifyd.store.pool import Transaction
+from notifyd.store.pool import Database, Transaction
 from notifyd.store.sql import query
 
 
@@ -56,3 +56,10 @@ async def collapse(tx: Transaction, messages: Sequence[Keyed]) -> list[str]:
     }
     await tx.fetch(query("let_go_of_passed"), lost)
     return sorted(set(users))
+
+
+async def read_newest(database: Database, user: str, keys: Sequence[str], channel: str) -> dict[str, str]:
+    """Return, by key (made by `key_of`), the id of a user's newest message where that is for `channel`."""
+    params = {"user": user, "keys": list(keys), "channel": channel}
+    rows: Sequence[tuple[str, str]] = await database.fetch(query("read_newest"), params)
+    return dict(rows)

@@ -14,7 +14,7 @@ from notifyd.settings import Settings
 from notifyd.store.past import read_past
 from tests.fixtures.push import next_frames
 from tests.fixtures.roles import surroundings
-from tests.fixtures.store import INCARNATION, MESSAGES, envelope, open_store, row
+from tests.fixtures.store import INCARNATION, MESSAGES, envelope, open_database, open_store, row
 from tests.fixtures.waiting import eventually
 from tests.integration.test_push_resume import produce, ws_pod
 
@@ -61,6 +61,37 @@ async def test_what_the_window_lacks_comes_from_the_database_in_whole(
             assert again["missing"] is None
             frames = await until_complete(session, settings, pod.url, cursor=first["cursor"])
             assert set(sent) <= set(ids(frames))
+
+
+async def test_of_a_collapse_key_the_newest_alone_is_sent_and_the_others_end_as_replaced(
+    settings: Settings, migrated_database_url: str
+) -> None:
+    settings = settings.model_copy(update={"database_url": SecretStr(migrated_database_url)})
+    async with surroundings(settings) as around, aiohttp.ClientSession() as session:
+        async with ws_pod(around.context) as old:
+            [fresh] = await until_complete(session, settings, old.url)
+        stored = [await produce(around, "alice", collapse_key="order-1") for _ in range(3)]
+        plain = await produce(around, "alice")
+        # By webhook alone: newer in the inbox, and no push stands for what it replaced there.
+        kept = await produce(around, "alice", collapse_key="order-2")
+        await produce(around, "alice", collapse_key="order-2", channels=["webhook"])
+        async with around.running(PersistRole), open_database(migrated_database_url) as database:
+            async with ws_pod(around.context, ws_window_s=0.0) as pod:
+                frames = await until_complete(session, settings, pod.url, cursor=fresh["cursor"])
+                assert sorted(ids(frames)) == sorted([stored[-1], plain, kept])
+                assert frames[-1]["replayed"] == 3
+                [again] = await until_complete(session, settings, pod.url, cursor=frames[-1]["cursor"])
+                assert again["missing"] is None
+            async with ws_pod(around.context) as pod:  # whose window has all of it
+                frames = await until_complete(session, settings, pod.url, cursor=fresh["cursor"])
+                assert sorted(ids(frames)) == sorted([stored[-1], plain, kept])
+            sql = """SELECT message_id::text, detail FROM delivery
+                      WHERE channel = 'ws' AND state = 'skipped' AND reason = 'replaced'"""
+
+            async def have_ended() -> bool:
+                return dict(await database.fetch(sql)) == dict.fromkeys(stored[:-1], stored[-1])
+
+            await eventually(have_ended, what="the others to end")
 
 
 async def test_a_database_that_is_away_delays_the_past_and_nothing_live(settings: Settings) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from random import Random
 from typing import Any
 
@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from notifyd.errors import TransientError
+from notifyd.message.envelope import Limits, decode
 from notifyd.metrics import Metrics
 from notifyd.push.connection import Connection
 from notifyd.push.cursor import Cursor, decode_cursor, encode_cursor
@@ -22,6 +23,7 @@ from notifyd.push.hub import Hub
 from notifyd.push.past import Past, PastMessage, PastPage
 from notifyd.push.peer import State
 from notifyd.push.protocol import Hello
+from notifyd.push.replaced import key_of
 from notifyd.push.replay import PROOF_S
 from notifyd.push.resume import SKIP, Resume, read_place
 from notifyd.push.window import ENTRY_BYTES
@@ -30,6 +32,7 @@ from tests.fixtures.push import FakeEvents, FakeTransport, make_message, payload
 USERS = ("alice", "bob")
 PARTITIONS = 3
 INCARNATION = "inc"
+BASE_MS = int(time.time() * 1000)
 #: `RESUME_HISTORIES=3000 pytest tests/unit/push/test_resume.py` takes a minute.
 HISTORIES = int(os.environ.get("RESUME_HISTORIES", "60"))
 
@@ -50,6 +53,28 @@ class Topic:
             if message is not None and user in message.recipients
         ]
 
+    def newest(self, user: str, key: tuple[str, str], marks: Mapping[int, int]) -> Any:
+        """The newest message of a key that a user has below `marks`, by the rule of the inbox."""
+        found = [
+            message
+            for partition, messages in enumerate(self.partitions)
+            for message in messages[: marks[partition]]
+            if message is not None and user in message.recipients and key_of(message) == key
+        ]
+        return max(found, key=order, default=None)
+
+    def newer(self, user: str, message: Any, marks: Mapping[int, int] | None = None) -> Any:
+        """What has replaced a message, if anything has."""
+        key = key_of(message)
+        if key is None:
+            return None
+        newest = self.newest(user, key, marks or {p: self.end(p) for p in range(PARTITIONS)})
+        return newest if newest is not None and order(newest) > order(message) else None
+
+
+def order(message: Any) -> tuple[int, str]:
+    return message.timestamp_ms, message.id
+
 
 class Stored(Past):
     """A store that has read the topic up to `marks`, and is away at times."""
@@ -65,12 +90,15 @@ class Stored(Past):
         if self.is_away:
             raise TransientError("away", reason="database_unavailable")
         rows = [
-            PastMessage(self.topic.partitions[partition][offset], partition, offset)
+            (partition, offset, self.topic.partitions[partition][offset])
             for partition, (start, end) in sorted(ranges.items())
             for offset, _ in self.topic.owed(user, partition, start, min(end, self.marks[partition]))
         ]
         # A page of few, so that there are several.
-        page = rows[:3]
+        page = []
+        for partition, offset, message in rows[:3]:
+            newer = self.topic.newer(user, message, self.marks)
+            page.append(PastMessage(message, partition, offset, newer and newer.id))
         through = (page[-1].partition, page[-1].offset) if len(rows) > 3 else None
         return PastPage({p: (self.firsts[p], self.marks[p]) for p in ranges}, page, through)
 
@@ -88,10 +116,11 @@ class Pod:
         past: Stored | None,
     ) -> None:
         self.topic = topic
+        self.events = FakeEvents()
         self.hub = Hub(
             push_settings(ws_window_bytes=window_bytes, ws_max_connections_per_user=100),
             Metrics(),
-            FakeEvents(),
+            self.events,
             "pod",
             incarnation=INCARNATION,
             log_end=topic.end if knows_end else lambda partition: 0,
@@ -127,6 +156,15 @@ class Pod:
 
     async def stop(self) -> None:
         await self.hub._replays.stop()
+        messages: dict[str, Any] = {}
+        for one in (one for each in self.topic.partitions for one in each if one is not None):
+            messages.setdefault(one.id, one)
+        for event in self.events.posted:
+            if event.stage == "skipped":
+                old, new = messages[event.id], messages[event.detail or ""]
+                assert event.user in new.recipients
+                assert key_of(old) == key_of(new) is not None
+                assert order(new) > order(old)
         self.hub._outbox.stop()
         self.hub._sweep.stop()
 
@@ -222,7 +260,12 @@ class Client:
     def check_whole(self, partition: int, end: int) -> None:
         if self.base is not None:
             start = self.base.get(partition, 0)
-            lost = [o for o, i in self.topic.owed(self.user, partition, start, end) if i not in self.seen]
+            messages = self.topic.partitions[partition]
+            lost = [
+                offset
+                for offset, message_id in self.topic.owed(self.user, partition, start, end)
+                if message_id not in self.seen and self.topic.newer(self.user, messages[offset]) is None
+            ]
             assert not lost, f"{partition}: told that it has everything below {end}, lacks {lost}"
 
     def read_inbox(self, offsets: Any) -> None:
@@ -272,7 +315,11 @@ async def play(chance: Drawn | Random) -> None:
         if step == "produce":
             for _ in range(chance.choice([1, 2, 5, 80])):
                 to = chance.choice([("alice",), ("bob",), USERS, None, ("carol",)])
-                topic.partitions[partition].append(None if to is None else make_message(to))
+                key = chance.choice([None, None, "a", "b"])
+                # Partitions are written by brokers of their own, and now and then by a clock that is behind.
+                at_ms = int(clock.now_s * 1000) + chance.randint(-3, 3)
+                message = None if to is None else make_message(to, timestamp_ms=at_ms, collapse_key=key)
+                topic.partitions[partition].append(message)
         elif step == "read":
             pod.read(partition, chance.choice([1, 3, 200]))
         elif step == "turn":
@@ -447,4 +494,146 @@ async def test_a_lost_client_that_is_slower_than_the_window_is_sent_to_its_inbox
     client.take()
     assert client.is_welcome
     assert client.place == {0: 54}
+    await pod.stop()
+
+
+def sent(transport: FakeTransport) -> list[str]:
+    """Return the ids of the messages among what was written."""
+    found = []
+    for write in transport.writes:
+        for payload in payloads(write):
+            parsed = json.loads(payload)
+            frames = parsed if isinstance(parsed, list) else [parsed]
+            found += [frame["message"]["UUID"] for frame in frames if frame["op"] == "msg"]
+    return found
+
+
+async def replay(
+    partitions: Sequence[Sequence[Any]], *, starts: Sequence[int] = (0,) * PARTITIONS, stored: bool = False
+) -> tuple[list[str], Client, Pod]:
+    """Return what a client that was here before all of this is sent, by a process that began at `starts`."""
+    topic, clock = Topic(), Clock()
+    for number, messages in enumerate(partitions):
+        topic.partitions[number] = list(messages)
+    past = Stored(topic)
+    past.marks = {p: topic.end(p) for p in range(PARTITIONS)} if stored else dict(enumerate(starts))
+    pod = Pod(topic, clock, list(starts), 1000 * (ENTRY_BYTES + 600), knows_end=True, past=past)
+    pod.read_all()
+    client = Client(topic, "alice")
+    client.base, client.cursor = {}, encode_cursor(Cursor(INCARNATION, {}))
+    client.connect(pod)
+    assert client.connection is not None
+    for _ in range(5):
+        await pod.turn()
+        pod.hub.tick()
+    client.connection.flush()
+    return sent(client.transport), client, pod
+
+
+def message(at_ms: int, key: str | None = "k", **parts: Any) -> Any:
+    return make_message(("alice", "bob"), timestamp_ms=BASE_MS + at_ms, collapse_key=key, **parts)
+
+
+async def test_what_a_newer_one_replaced_is_not_sent_and_the_cursor_passes_it() -> None:
+    old, plain, other, another_key, new = (
+        message(0), message(1, None), message(2, sender="billing"), message(3, "j"), message(4)
+    )  # fmt: skip
+    ids, client, pod = await replay([[old, plain, other], [another_key, new]])
+    assert set(ids) == {one.id for one in (plain, other, another_key, new)}
+    client.take()
+    assert client.place == {0: 3, 1: 2}
+    [event] = [event for event in pod.events.posted if event.stage == "skipped"]
+    assert (event.id, event.user, event.channel, event.reason, event.detail, event.attempt, event.run) == (
+        old.id, "alice", "ws", "replaced", new.id, 1, ""
+    )  # fmt: skip
+    await pod.stop()
+
+
+async def test_the_newest_is_the_one_that_came_last_whatever_the_order_of_partitions() -> None:
+    first, second, third = message(1), message(3), message(5)
+    ids, _, pod = await replay([[third], [first], [second]])
+    assert ids == [third.id]
+    await pod.stop()
+    # By the clock of its sender the last to come was made first: in doubt both are sent, in their order.
+    late, early = message(5), message(1)
+    ids, _, pod = await replay([[early, late]])
+    assert ids == [early.id, late.id]
+    await pod.stop()
+
+
+async def test_what_replaced_it_may_have_been_had_before() -> None:
+    topic, clock = Topic(), Clock()
+    old, new = message(0), message(1)
+    topic.partitions[0], topic.partitions[1] = [old], [new]
+    pod = Pod(topic, clock, [0] * PARTITIONS, 1000 * (ENTRY_BYTES + 600), knows_end=True, past=None)
+    pod.read_all()
+    client = Client(topic, "alice")
+    client.base = {1: 1}
+    client.cursor = encode_cursor(Cursor(INCARNATION, {1: 1}))
+    client.connect(pod)
+    await pod.turn()
+    assert sent(client.transport) == []
+    await pod.stop()
+
+
+@pytest.mark.parametrize(
+    "new",
+    [
+        {"channels": ["webhook"]},
+        {"not_before": "2100-01-01T00:00:00Z"},
+        {"sender": "billing"},
+        {"key": "j"},
+    ],
+    ids=["another-channel", "scheduled", "another-sender", "another-key"],
+)
+async def test_what_is_not_pushed_or_of_another_key_replaces_nothing(new: dict[str, Any]) -> None:
+    old = message(0)
+    ids, _, pod = await replay([[old, message(1, new.pop("key", "k"), **new)]])
+    assert old.id in ids
+    await pod.stop()
+
+
+async def test_a_message_that_came_twice_is_no_newer_for_that() -> None:
+    first, new = message(0), message(1)
+    again = decode(first.raw, timestamp_ms=new.timestamp_ms + 5, limits=Limits())
+    ids, _, pod = await replay([[first, new], [again]])
+    assert ids == [new.id]
+    await pod.stop()
+    # Of the first time this process knows nothing: nobody loses what replaced it.
+    ids, _, pod = await replay([[new], [again]])
+    assert new.id in ids
+    await pod.stop()
+
+
+async def test_of_what_is_stored_the_newest_alone_is_sent() -> None:
+    stored_old, stored_new, middle, new = message(0), message(1, "j"), message(2), message(3, "j")
+    lone = message(4, "lone")
+    ids, client, pod = await replay(
+        [[stored_old, stored_new, lone], [middle, new]], starts=(3, 0, 0), stored=True
+    )
+    assert sorted(ids) == sorted([middle.id, new.id, lone.id])
+    client.take()
+    assert client.place == {0: 3, 1: 2}
+    skipped = {event.id: event.detail for event in pod.events.posted if event.stage == "skipped"}
+    assert skipped == {stored_old.id: middle.id, stored_new.id: new.id}
+    await pod.stop()
+
+
+async def test_what_the_window_knows_to_be_newer_stands_for_what_is_stored_before_it_is_stored_itself() -> (
+    None
+):
+    old, new = message(0), message(1)
+    ids, _, pod = await replay([[old], [new]], starts=(1, 0, 0))
+    assert ids == [new.id]
+    await pod.stop()
+
+
+async def test_live_messages_are_each_sent() -> None:
+    _, client, pod = await replay([[]])
+    client.take()
+    old, new = message(0), message(1)
+    pod.topic.partitions[0] += [old, new]
+    pod.read_all()
+    await pod.turn()
+    assert sent(client.transport) == [old.id, new.id]
     await pod.stop()

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Build the image without an engine and without a registry, on a base made of Debian's packages, and run it as a
 # cluster would: as 10001, without capabilities, with nothing writable but /tmp. As root, on Debian 12 or later
-# with buildah and mmdebstrap. Says what failed, and ends with 1 then.
+# with buildah and mmdebstrap. Says what failed, and ends with 1 then; with 77 where this machine cannot do it at all.
 set -eu
 
 cd "$(dirname "$0")/../.."
@@ -10,15 +10,31 @@ fail() {
     echo "image: $*" >&2
     exit 1
 }
+unable() {
+    echo "image: it cannot be built and run on this machine: $*" >&2
+    exit 77
+}
 for tool in buildah mmdebstrap; do
     command -v $tool >/dev/null || fail "$tool is not here: apt-get install buildah mmdebstrap"
 done
 version=$(sed -n 's/^VERSION.*"\(.*\)"/\1/p' notifyd/version.py)
 mkdir -p .image
+
+# A container without the right to mount or to change its root has no way to do any of this.
+[ "$(id -u)" = 0 ] || unable "you are not root"
+# Beside the repository, which may itself be on an overlay.
+in_namespace() { unshare --mount --pid --fork sh -eu -c "$1" probe "$PWD/.image" 2>&1; }
+said=$(in_namespace 'mount -t tmpfs tmpfs "$1"; mkdir "$1/a"; mount --bind "$1/a" "$1/a"
+    mount -o remount,ro,bind "$1/a"; mkdir "$1/b"; mount -t proc proc "$1/b"; chroot / true') || unable "$said"
+# What overlay does at once, vfs does by copying.
+driver=vfs
+! in_namespace 'cd "$1"; mkdir -p probe/l probe/u probe/w probe/m
+    mount -t overlay -o lowerdir=probe/l,upperdir=probe/u,workdir=probe/w overlay probe/m' >/dev/null || driver=overlay
+rm -rf .image/probe
 builder() {
     command=$1
     shift
-    buildah --root "$PWD/.image/root" --runroot "$PWD/.image/run" "$command" "$@"
+    buildah --root "$PWD/.image/root" --runroot "$PWD/.image/run" --storage-driver $driver "$command" "$@"
 }
 
 if ! builder inspect --type image notifyd-base >/dev/null 2>&1; then

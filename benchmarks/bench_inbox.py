@@ -60,7 +60,8 @@ _SWEEP_ROWS, _OLD_S = 500, 86_400.0
 #: Writing into the full store against an empty one: batches of messages, in turns.
 _WRITE_ROUNDS, _WRITE_BATCHES, _WRITE_ROWS = 6, 12, 500
 WRITE_RATIO = 0.9
-_PREPARED = ("read_user_state", "read_inbox", "read_message", "read_deliveries", "read_events")
+_PREPARED = ("read_user_state", "read_inbox")
+_PLANNED = ("read_message", "read_deliveries", "read_events", "claim_due")
 _SERVER = {"fsync": "off", "full_page_writes": "off", "shared_buffers": "4GB", "max_wal_size": "4GB"}
 
 
@@ -265,14 +266,13 @@ def _print_plans(url: str, size: Size) -> None:
         )
         [(message_id, day)] = cursor.fetchall()
         params |= {"id": message_id, "day": day, "horizon": int(time.time() * 1000)}
-        for name in (*_PREPARED, "claim_due"):
+        for name in (*_PREPARED, *_PLANNED):
             if name == "read_message":  # from here on it is about a message, of whichever user
                 params |= {"limit": _SWEEP_ROWS, "user": None}
-            statement = query(name)
+            statement, values = query(name), params
             if name in _PREPARED:
                 cursor.execute(prepared(name).prepare)
-                statement = prepared(name).execute
-            values = prepared(name).values(params)
+                statement, values = prepared(name).execute, prepared(name).values(params)
             cursor.execute("EXPLAIN (ANALYZE, BUFFERS, COSTS OFF) " + statement, values)
             print(f"\n{name}.sql", *(line for (line,) in cursor.fetchall()), sep="\n")
             connection.commit()

@@ -14,7 +14,7 @@ from notifyd.message.ids import is_time_ordered, time_of
 from notifyd.store.events import EventFacts, decode
 from notifyd.store.life import UNKNOWN, DeliveryLife, MessageLife, Moment
 from notifyd.store.pool import Database, Transaction
-from notifyd.store.sql import prepared
+from notifyd.store.sql import query
 
 _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
@@ -38,15 +38,15 @@ async def read_life(database: Database, message_id: str, *, user: str | None = N
     async with database.transaction(is_snapshot=True) as tx:
         day = await _day_of(tx, message_id)
         key = {"id": message_id, "day": day, "user": user}
-        found = await tx.fetch(prepared("read_message"), key) if day is not None else []
+        found = await tx.fetch(query("read_message"), key) if day is not None else []
         envelope = _envelope(tx.content.open(message_id, bytes(found[0][3]))) if found else None
         if user is not None and user not in (envelope or {}).get("toUserIds", ()):
             return None
         if not found:
-            early = await tx.fetch(prepared("read_early_events"), {"id": message_id})
+            early = await tx.fetch(query("read_early_events"), {"id": message_id})
             return _early_life(message_id, decode([event for (event,) in early])) if early else None
-        deliveries = await tx.fetch(prepared("read_deliveries"), key)
-        events = await tx.fetch(prepared("read_events"), key)
+        deliveries = await tx.fetch(query("read_deliveries"), key)
+        events = await tx.fetch(query("read_events"), key)
     [(state, partition, offset, _, accepted_at, persisted_at, pod, due_at, released_at, expires_at)] = found
     moments_of: dict[tuple[str, str], list[Moment]] = {(row[0], row[1]): [] for row in deliveries}
     own = [Moment("accepted", accepted_at), Moment("persisted", persisted_at, pod, due_at=due_at)]
@@ -128,7 +128,7 @@ async def _day_of(tx: Transaction, message_id: str) -> str | None:
             return (_EPOCH + dt.timedelta(milliseconds=time_of(message_id))).date().isoformat()
         except OverflowError:
             return None
-    days: dict[str, str] = dict(await tx.fetch(prepared("resolve_days"), {"ids": [message_id]}))
+    days: dict[str, str] = dict(await tx.fetch(query("resolve_days"), {"ids": [message_id]}))
     return days.get(message_id)
 
 

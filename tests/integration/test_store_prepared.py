@@ -45,8 +45,8 @@ async def test_a_plan_sees_days_that_came_after_it(store: Store) -> None:
 
 async def test_what_fails_leaves_the_statement_usable(store: Store) -> None:
     await put(store, ago(minutes=1))
-    with pytest.raises(NotifydError, match="invalid input syntax for type uuid"):
-        await store.database.fetch(prepared("read_early_events"), {"id": "none"})
+    with pytest.raises(NotifydError, match="invalid input syntax for type date"):
+        await store.database.fetch(prepared("read_originals"), {"ids": [], "days": ["none"], "day_set": []})
     with pytest.raises(NotifydError):
         async with store.database.transaction() as tx:
             await tx.fetch("SELECT 1 / 0")

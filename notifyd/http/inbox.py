@@ -13,10 +13,12 @@ from pydantic.alias_generators import to_camel
 
 from notifyd.delivery.signal import MAX_IDS, SignalSink
 from notifyd.http.reads import Parameters, Reads, from_token, read_model, to_token, wrong_body
+from notifyd.log import get_logger
 from notifyd.message.envelope import public_of
 from notifyd.push.auth import Identity
 from notifyd.push.requests import Browsers
 from notifyd.settings import Settings
+from notifyd.store.cipher import ContentKeyError
 from notifyd.store.inbox import TOP, Filter, InboxRow, read_originals, read_page
 from notifyd.store.life import time_text
 from notifyd.store.pool import Database
@@ -25,8 +27,12 @@ from notifyd.store.reading import Change, Marked, mark_ids, mark_up_to, read_unr
 PATH: Final = "/v1/inbox"
 CHANGES: Final[tuple[Change, ...]] = ("seen", "read", "archived")
 
+#: Keys that are missing, of which the log is told.
+_MOST_TOLD: Final = 100
 #: Rows that one request with `upTo` changes; it is told where to go on.
 MAX_MARKED: Final = 5_000
+
+_log = get_logger(component="api")
 
 
 class Marks(BaseModel):
@@ -54,6 +60,7 @@ class InboxRoutes:
         self._signals = signals
         self._body_timeout_s = settings.api_body_timeout_s
         self._pod = settings.pod_name
+        self._sealed: set[tuple[str, str]] = set()
 
     def add(self, app: web.Application, browsers: Browsers) -> None:
         """Serve them."""
@@ -78,12 +85,36 @@ class InboxRoutes:
             originals = await read_originals(database, page.rows)
             rows = [row for row in page.rows if row.message_id in originals]
             return {
-                "messages": [_shown(row, originals[row.message_id]) for row in rows],
+                "messages": [self._shown(row, originals[row.message_id]) for row in rows],
                 "next": None if page.next is None else to_token(user, page.next),
                 "upTo": to_token(user, page.rows[0].position) if page.rows else None,
             }
 
         return await self._reads.run(read)
+
+    def _shown(self, row: InboxRow, original: bytes | ContentKeyError) -> Mapping[str, Any]:
+        error: Mapping[str, str] | None = None
+        if isinstance(original, ContentKeyError):
+            self._tell(original)
+            # By its id it can be marked, and is known to be there.
+            message: Any = {"UUID": row.message_id, "content": {}}
+            error = {"code": original.reason, "detail": "the message is kept, and cannot be opened for now"}
+        else:
+            message = msgspec.Raw(public_of(original, row.message_id))
+        return {
+            "message": message,
+            "arrivedAt": time_text(row.arrived_at),
+            "seenAt": time_text(row.seen_at),
+            "readAt": time_text(row.read_at),
+            "archivedAt": time_text(row.archived_at),
+            "error": error,
+        }
+
+    def _tell(self, error: ContentKeyError) -> None:
+        told = error.key_id, error.reason
+        if told not in self._sealed and len(self._sealed) < _MOST_TOLD:  # once a process, however many read
+            self._sealed.add(told)
+            _log.error("content_sealed", key_id=error.key_id, reason=error.reason, error=str(error))
 
     async def _unread(self, request: web.Request, identity: Identity) -> Any:
         Parameters(request, ()).check()
@@ -115,13 +146,3 @@ class InboxRoutes:
             self._signals.post(user, change, marked.ids[start : start + MAX_IDS], "")
         following = None if marked.next is None else to_token(user, marked.next)
         return {"changed": marked.ids, "unread": marked.unread, "next": following}
-
-
-def _shown(row: InboxRow, original: bytes) -> Mapping[str, Any]:
-    return {
-        "message": msgspec.Raw(public_of(original, row.message_id)),
-        "arrivedAt": time_text(row.arrived_at),
-        "seenAt": time_text(row.seen_at),
-        "readAt": time_text(row.read_at),
-        "archivedAt": time_text(row.archived_at),
-    }

@@ -18,6 +18,13 @@ _CAMEL = ConfigDict(alias_generator=to_camel)
 _TOKEN: Final = "Opaque; `null` at the end."
 
 
+class Unreadable(BaseModel):
+    """Why a message cannot be shown."""
+
+    code: str = Field(examples=["content_key_missing"])
+    detail: str
+
+
 class InboxMessage(BaseModel):
     """A message in the inbox of a user."""
 
@@ -28,6 +35,9 @@ class InboxMessage(BaseModel):
     seen_at: datetime | None
     read_at: datetime | None
     archived_at: datetime | None
+    error: Unreadable | None = Field(
+        None, description="Where it cannot be opened: of the `message` there is no more than its `UUID` then."
+    )
 
 
 class InboxPage(BaseModel):

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Self
 
+from notifyd.store.cipher import ContentCipher, ContentKeyError
 from notifyd.store.days import ONE_DAY, Reader, midnight, parse_days
 from notifyd.store.events import days_params
 from notifyd.store.pool import Database
@@ -135,14 +136,21 @@ async def read_page(
     return Page(rows[:limit], rows[limit - 1].position if len(rows) > limit else None)
 
 
-async def read_originals(reader: Reader, rows: Sequence[InboxRow]) -> dict[str, bytes]:
-    """Read the messages of these rows, by id, as they were produced."""
+async def read_originals(reader: Reader, rows: Sequence[InboxRow]) -> dict[str, bytes | ContentKeyError]:
+    """Read the messages of these rows, by id, as they were produced, or why one cannot be opened."""
     if not rows:
         return {}
     days = [row.day.isoformat() for row in rows]
     params = {"ids": [row.message_id for row in rows], "days": days, **days_params(days)}
     found = await reader.fetch(prepared("read_originals"), params)
-    return {key: reader.content.open(key, bytes(stored)) for key, stored, _ in found}
+    return {key: _opened(reader.content, key, bytes(stored)) for key, stored, _ in found}
+
+
+def _opened(content: ContentCipher, message_id: str, stored: bytes) -> bytes | ContentKeyError:
+    try:
+        return content.open(message_id, stored)
+    except ContentKeyError as error:
+        return error
 
 
 class _Chunks:

@@ -239,20 +239,30 @@ async def test_a_message_whose_key_is_missing_is_told_and_the_others_are_read(
     keys = "k1:" + "MTEx" * 10 + "MTE="
     async with open_database(migrated_database_url, content_keys=keys) as database:
         sealed = await put(store := Store(database), ago(hours=1), to=["alice"])
+        await put(store, ago(minutes=50), to=["alice"])
         at = store.at["notifyd.messages"]
     async with open_store(migrated_database_url) as store:
         store.at["notifyd.messages"] = at
-        other = await put(store, ago(hours=2), to=["bob"])
-    ops = Caller(api, "op", "notify:ops")
+        other = await put(store, ago(hours=2), to=["alice", "bob"], title="Hi")
+    ops, alice = Caller(api, "op", "notify:ops"), Caller(api, "alice")
     with capture_logs() as logs:
-        for answer in (await ops.get(f"/v1/messages/{sealed}"), await Caller(api, "alice").get("/v1/inbox")):
-            assert (answer.status, answer.body["code"]) == (503, "content_key_missing")
-            assert "k1" not in answer.body["detail"]
+        answer = await ops.get(f"/v1/messages/{sealed}")
+        assert (answer.status, answer.body["code"]) == (503, "content_key_missing")
+        assert "k1" not in answer.body["detail"]
+        page = await alice.get("/v1/inbox")
     assert "'k1'" in logs[0]["detail"]
+    # Once, however many there are.
+    assert [(line["event"], line["key_id"]) for line in logs[1:]] == [("content_sealed", "k1")]
+    _, closed, open_one = page.body["messages"]
+    assert closed["message"] == {"UUID": sealed, "content": {}}
+    assert closed["error"]["code"] == "content_key_missing"
+    assert "k1" not in closed["error"]["detail"]
+    assert closed["arrivedAt"] is not None
+    assert (open_one["message"]["UUID"], open_one["message"]["content"]["title"]) == (other, "Hi")
+    assert open_one["error"] is None
     assert (await ops.get(f"/v1/messages/{other}")).status == 200
-    assert (await Caller(api, "bob").get("/v1/inbox")).status == 200
-    # What needs no content goes on for alice too.
-    assert (await Caller(api, "alice").get("/v1/inbox/unread")).body == {"unread": 1}
+    assert (await alice.post("/v1/inbox/read", {"ids": [sealed]})).body["changed"] == [sealed]
+    assert (await alice.get("/v1/inbox/unread")).body == {"unread": 2}
 
 
 async def test_without_the_database_reads_say_later_and_messages_are_taken(settings: Settings) -> None:

@@ -148,13 +148,17 @@ async def test_without_the_key_each_reader_names_it_and_nothing_is_lost(
         page = await read_page(database, "alice", limit=10)
         for read in (
             lambda: read_life(database, sealed),
-            lambda: read_originals(database, page.rows),
             lambda: read_past(database, INCARNATION, MESSAGES, "alice", {0: (0, 100)}, 10),
             lambda: forget(database, "alice", actor="ops"),
         ):
             with pytest.raises(ContentKeyError, match="'k1'") as caught:
                 await read()  # type: ignore[no-untyped-call]
             assert (caught.value.key_id, caught.value.reason) == ("k1", reason)
+        in_inbox = await read_originals(database, page.rows)
+        error = in_inbox[sealed]
+        assert isinstance(error, ContentKeyError)
+        assert (error.key_id, error.reason) == ("k1", reason)
+        assert isinstance(in_inbox[other], bytes)
         # The sweep goes on with the others, and finds these again.
         sweep = SweepStore(database)
         with capture_logs() as logs:

@@ -61,7 +61,7 @@ _SWEEP_ROWS, _OLD_S = 500, 86_400.0
 _WRITE_ROUNDS, _WRITE_BATCHES, _WRITE_ROWS = 6, 12, 500
 WRITE_RATIO = 0.9
 _PREPARED = ("read_user_state", "read_inbox")
-_PLANNED = ("read_message", "read_deliveries", "read_events", "claim_due")
+_PLANNED = ("read_life", "claim_due")
 _SERVER = {"fsync": "off", "full_page_writes": "off", "shared_buffers": "4GB", "max_wal_size": "4GB"}
 
 
@@ -267,7 +267,7 @@ def _print_plans(url: str, size: Size) -> None:
         [(message_id, day)] = cursor.fetchall()
         params |= {"id": message_id, "day": day, "horizon": int(time.time() * 1000)}
         for name in (*_PREPARED, *_PLANNED):
-            if name == "read_message":  # from here on it is about a message, of whichever user
+            if name == "read_life":  # from here on it is about a message, of whichever user
                 params |= {"limit": _SWEEP_ROWS, "user": None}
             statement, values = query(name), params
             if name in _PREPARED:

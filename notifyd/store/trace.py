@@ -13,10 +13,17 @@ from notifyd.delivery.state import DeliveryState, is_final, merge
 from notifyd.message.ids import is_time_ordered, time_of
 from notifyd.store.events import EventFacts, decode
 from notifyd.store.life import UNKNOWN, DeliveryLife, MessageLife, Moment
-from notifyd.store.pool import Database, Transaction
+from notifyd.store.pool import Database, Row
 from notifyd.store.sql import query
 
 _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+
+_Delivery = tuple[
+    str, str, str, int, dt.datetime | None, dt.datetime | None, str | None, str | None, bool
+]  # as read_life.sql has them
+_Event = tuple[str, str, str, dt.datetime, str, int, str | None, str | None, dt.datetime | None]
+_deliveries_decoder: Final = msgspec.json.Decoder(list[_Delivery])
+_events_decoder: Final = msgspec.json.Decoder(list[_Event])
 
 
 async def read_trace(database: Database, message_id: str) -> dict[str, Any] | None:
@@ -35,19 +42,39 @@ async def read_life(database: Database, message_id: str, *, user: str | None = N
     With `user` what is this recipient's alone, and None where it is none.
     """
     message_id = message_id.lower()
-    async with database.transaction(is_snapshot=True) as tx:
-        day = await _day_of(tx, message_id)
+    found: list[Row] = []
+    # Twice: had it just been stored, what was kept for it went to its rows between the statements.
+    for _ in range(2):
+        day = await _day_of(database, message_id)
         key = {"id": message_id, "day": day, "user": user}
-        found = await tx.fetch(query("read_message"), key) if day is not None else []
-        envelope = _envelope(tx.content.open(message_id, bytes(found[0][3]))) if found else None
-        if user is not None and user not in (envelope or {}).get("toUserIds", ()):
-            return None
-        if not found:
-            early = await tx.fetch(query("read_early_events"), {"id": message_id})
-            return _early_life(message_id, decode([event for (event,) in early])) if early else None
-        deliveries = await tx.fetch(query("read_deliveries"), key)
-        events = await tx.fetch(query("read_events"), key)
-    [(state, partition, offset, _, accepted_at, persisted_at, pod, due_at, released_at, expires_at)] = found
+        found = await database.fetch(query("read_life"), key) if day is not None else []
+        if found or user is not None:
+            break
+        early = await database.fetch(query("read_early_events"), {"id": message_id})
+        if early:
+            return _early_life(message_id, decode([event for (event,) in early]))
+    if not found:
+        return None
+    [
+        (
+            state,
+            partition,
+            offset,
+            raw,
+            accepted_at,
+            persisted_at,
+            pod,
+            due_at,
+            released_at,
+            expires_at,
+            *more,
+        )
+    ] = found
+    envelope = _envelope(database.content.open(message_id, bytes(raw)))
+    if user is not None and user not in (envelope or {}).get("toUserIds", ()):
+        return None
+    deliveries = _deliveries_decoder.decode(more[0] or "[]")
+    events = _events_decoder.decode(more[1] or "[]")
     moments_of: dict[tuple[str, str], list[Moment]] = {(row[0], row[1]): [] for row in deliveries}
     own = [Moment("accepted", accepted_at), Moment("persisted", persisted_at, pod, due_at=due_at)]
     if released_at is not None:
@@ -122,13 +149,13 @@ def _event(fact: EventFacts) -> Event:
     )  # fmt: skip
 
 
-async def _day_of(tx: Transaction, message_id: str) -> str | None:
+async def _day_of(database: Database, message_id: str) -> str | None:
     if is_time_ordered(message_id):
         try:
             return (_EPOCH + dt.timedelta(milliseconds=time_of(message_id))).date().isoformat()
         except OverflowError:
             return None
-    days: dict[str, str] = dict(await tx.fetch(query("resolve_days"), {"ids": [message_id]}))
+    days: dict[str, str] = dict(await database.fetch(query("resolve_days"), {"ids": [message_id]}))
     return days.get(message_id)
 
 

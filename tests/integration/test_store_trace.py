@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import pytest_asyncio
 
 from notifyd.message.envelope import new_id
 from notifyd.store.batch import MessageRow
+from notifyd.store.sql import query
 from notifyd.store.trace import read_trace
 from tests.fixtures.store import Store, envelope, event_of, open_store, random_id, row
 
@@ -140,6 +141,26 @@ async def test_events_of_a_message_that_is_not_stored_yet_are_told(store: Store)
     assert called["waits_until"] == called["events"][0]["due_at"]
     assert (pushed["user"], pushed["channel"], pushed["state"]) == ("alice", "ws", "acked")
     assert pushed["unknown"] == ["sent"]
+
+
+@pytest.mark.parametrize("make_id", [new_id, random_id], ids=["ordered", "random"])
+async def test_a_message_that_is_stored_while_it_is_looked_for_is_found(
+    store: Store, monkeypatch: pytest.MonkeyPatch, make_id: Callable[[], str]
+) -> None:
+    one = row(envelope(make_id()), 0)
+    await store.events([event_of(one, "acked", attempt=1)])
+    fetch = store.database.fetch
+
+    async def store_just_before(sql: Any, params: Any = None) -> Any:
+        if sql == query("read_early_events"):
+            monkeypatch.undo()
+            await store.messages([one])
+        return await fetch(sql, params)
+
+    monkeypatch.setattr(store.database, "fetch", store_just_before)
+    trace = await read_trace(store.database, one.message.id)
+    assert trace is not None
+    assert [(one["user"], one["state"]) for one in trace["deliveries"]] == [("alice", "acked")]
 
 
 async def test_the_command_prints_json_a_timeline_or_not_found(

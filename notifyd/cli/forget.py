@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import getpass
+import time
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -17,11 +19,13 @@ if TYPE_CHECKING:
     from notifyd.store.forget import Forgetting, Forgotten
     from notifyd.store.pool import Database
 
+#: How often it is looked how far `persist` is.
+_LOOK_S: Final = 0.5
 #: A day's deliveries are read as a whole: no index is by user, for every write would pay for it.
 _STATEMENT_S = 300.0
 
 
-def forget(
+def forget(  # noqa: PLR0917  what the command line takes
     user: Annotated[str, typer.Argument(metavar="USER", help="The user id, as in `toUserIds`.")],
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Count what names the user, and change nothing.")
@@ -30,6 +34,10 @@ def forget(
     actor: Annotated[
         str | None, typer.Option("--actor", help="On whose order, for the audit. Default: who runs this.")
     ] = None,
+    wait_s: Annotated[
+        float,
+        typer.Option("--wait", min=0, help="Seconds to wait for `persist` to store what was sent before."),
+    ] = 30.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
 ) -> None:
     """Remove what is stored of a user; it cannot be undone.
@@ -38,9 +46,10 @@ def forget(
     to this user alone goes, and envelopes to several are written anew without them. An entry in the audit
     tells who, when and how many rows. Beside a running system, in small transactions; safe to run again.
 
-    It does not reach Kafka's topics (a week, by default), backups, logs, and what the user sent. Messages to
-    several that are still under way name the user until they have ended: run it again then (exit code 1
-    says so).
+    It begins once `persist` has stored all that was sent before. It does not reach Kafka's topics (a week, by
+    default), backups, logs, and what the user sent. Messages to several that are still under way name the
+    user until they have ended, and what `persist` has not stored in time will: run it again then (exit code
+    1 says so).
 
     Example:
 
@@ -50,16 +59,19 @@ def forget(
     check_user(settings, user)
     if dry_run:
         found, before = run_async(_count(settings, user))
-        _show(user, found, before, as_json=as_json, is_dry=True)
+        _show(user, found, before, 0, as_json=as_json, is_dry=True)
         return
     if not yes and not is_confirmed(f"Forget {user!r} for good?"):
         raise typer.Exit(1)
-    found, before = run_async(_forget(settings, user, actor or getpass.getuser()))
-    _show(user, found, before, as_json=as_json, is_dry=False)
+    found, before, behind = run_async(_forget(settings, user, actor or getpass.getuser(), wait_s))
+    _show(user, found, before, behind, as_json=as_json, is_dry=False)
     if found.later:
         note(
             f"notifyd: {found.later} messages to several are under way and still name the user; run it again"
         )
+    if behind:
+        note(f"notifyd: {behind} records sent before are not stored yet, and may name the user; run it again")
+    if found.later or behind:
         raise typer.Exit(1)
 
 
@@ -70,7 +82,9 @@ async def _count(settings: Settings, user: str) -> tuple[Forgotten, list[Forgett
         return await count_rows(database, user), await read_forgettings(database, user)
 
 
-async def _forget(settings: Settings, user: str, actor: str) -> tuple[Forgotten, list[Forgetting]]:
+async def _forget(
+    settings: Settings, user: str, actor: str, wait_s: float
+) -> tuple[Forgotten, list[Forgetting], int]:
     from notifyd.metrics import Metrics
     from notifyd.store.forget import forget as forget_rows
     from notifyd.store.forget import read_forgettings
@@ -91,8 +105,30 @@ async def _forget(settings: Settings, user: str, actor: str) -> tuple[Forgotten,
             await producer.send_all(removal_records(topic, user, partitions))
         finally:
             await producer.stop(1.0)
+        behind = await _wait_for_persist(settings, database, wait_s)
         found = await forget_rows(database, user, actor=actor, on_progress=lambda day: note(f"{day} ..."))
-    return found, before
+    return found, before, behind
+
+
+async def _wait_for_persist(settings: Settings, database: Database, wait_s: float) -> int:
+    """Return once all messages that are in Kafka now are rows; how many are not after `wait_s` seconds."""
+    from notifyd.store.sweep import SweepStore
+    from notifyd.stream.reading import end_offsets
+    from notifyd.stream.topics import Topics, read_incarnation
+
+    topic, incarnation = Topics.of(settings).messages, await read_incarnation(settings)
+    ends = await end_offsets(settings, topic)
+    deadline = time.monotonic() + wait_s
+    is_told = False
+    while True:
+        marks = await SweepStore(database).marks(incarnation, topic, list(ends))
+        behind = sum(max(0, end - marks.get(partition, 0)) for partition, end in ends.items())
+        if not behind or time.monotonic() >= deadline:
+            return behind
+        if not is_told:
+            is_told = True
+            note(f"waits for `persist`, which is {behind} records behind ...")
+        await asyncio.sleep(_LOOK_S)
 
 
 @contextlib.asynccontextmanager
@@ -111,7 +147,9 @@ async def _open(settings: Settings) -> AsyncIterator[Database]:
         await database.stop()
 
 
-def _show(user: str, found: Forgotten, before: list[Forgetting], *, as_json: bool, is_dry: bool) -> None:
+def _show(
+    user: str, found: Forgotten, before: list[Forgetting], behind: int, *, as_json: bool, is_dry: bool
+) -> None:
     if as_json:
         past = [
             {
@@ -123,7 +161,9 @@ def _show(user: str, found: Forgotten, before: list[Forgetting], *, as_json: boo
             }
             for one in before
         ]
-        emit_json({"user": user, "dry_run": is_dry, "counts": found.as_json(), "before": past})
+        emit_json(
+            {"user": user, "dry_run": is_dry, "counts": found.as_json(), "behind": behind, "before": past}
+        )
         return
     for one in before:
         ended = "cut off" if one.ended_at is None else time_text(one.ended_at)

@@ -136,6 +136,16 @@ async def read_ends(settings: Settings, told: Mapping[TopicPartition, int]) -> d
         return {tp: await consumer.position(tp) for tp in told}
 
 
+async def end_offsets(settings: Settings, topic: str) -> dict[int, int]:
+    """Return per partition the offset after the last record that is there now."""
+    async with reader(settings) as consumer:
+        tps = [TopicPartition(topic, number) for number in await partitions_of(consumer, topic)]
+        ends: dict[TopicPartition, int] = await consumer.end_offsets(tps)
+    if not settings.kafka_idempotence:  # the mark of the embedded broker
+        ends = await read_ends(settings, ends)
+    return {tp.partition: end for tp, end in ends.items()}
+
+
 async def read_topic(
     settings: Settings, topic: str, partitions: Sequence[int] | None = None, **only: Any
 ) -> AsyncGenerator[Any, None]:

@@ -45,3 +45,17 @@ def test_it_asks_first_and_forgets_rows_and_contacts_then(service: Service) -> N
     shown = service.run("forget", "alice", "--dry-run")
     assert "forgotten before" in shown.stdout
     assert service.run("forget", "", "--yes").returncode == 2
+
+
+def test_what_is_not_stored_yet_is_waited_for_or_told(service: Service) -> None:
+    send = ("send", "--to", "alice", "--to", "bob", "--channel", "stub", "--title", "for both", "--json")
+    sent = json.loads(service.run(*send).stdout)["id"]
+    done = service.run("forget", "alice", "--yes", "--json", "--wait", "0")
+    assert (done.returncode, json.loads(done.stdout)["behind"]) == (1, 1)
+    assert "not stored yet" in done.stderr
+    service.roles("persist")
+    done = service.run("forget", "alice", "--yes", "--json")
+    told = json.loads(done.stdout)
+    # It is stored now, and under way to bob.
+    assert (done.returncode, told["behind"], told["counts"]["inbox"], told["counts"]["later"]) == (1, 0, 1, 1)
+    assert service.rows("SELECT user_id FROM inbox WHERE message_id = %s", sent) == [("bob",)]

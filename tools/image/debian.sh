@@ -62,8 +62,9 @@ container=$(builder from --pull=never "localhost/notifyd:$version")
 trap 'builder rm "$container" >/dev/null' EXIT
 root=$(builder mount "$container")
 say "built, $(du -sm "$root/opt/notifyd" | cut -f1) MB beside its base"
-unshare --mount --pid --fork --kill-child sh -eu -s "$root" <<'RUN' || fail "it does not run as it should"
-root=$1
+port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+unshare --mount --pid --fork --kill-child sh -eu -s "$root" "$port" <<'RUN' || fail "it does not run as it should"
+root=$1 port=$2
 mount --bind "$root" "$root"
 mount --rbind /dev "$root/dev"
 mount -t proc proc "$root/proc"
@@ -71,7 +72,7 @@ mount -t tmpfs tmpfs "$root/tmp"
 mount -o remount,ro,bind "$root"
 as_pod="chroot $root /usr/bin/setpriv --reuid 10001 --regid 10001 --clear-groups --no-new-privs \
     --bounding-set=-all --inh-caps=-all env -i PATH=/opt/notifyd/bin:/usr/bin:/bin NOTIFYD_LOG_FORMAT=json \
-    NOTIFYD_KAFKA_BOOTSTRAP_SERVERS=127.0.0.1:1 NOTIFYD_ADMIN_HOST=127.0.0.1 NOTIFYD_ADMIN_PORT=19090"
+    NOTIFYD_KAFKA_BOOTSTRAP_SERVERS=127.0.0.1:1 NOTIFYD_ADMIN_HOST=127.0.0.1 NOTIFYD_ADMIN_PORT=$port"
 $as_pod notifyd --version
 $as_pod sleep 0
 if $as_pod touch /opt/notifyd/x 2>/dev/null; then
@@ -86,7 +87,7 @@ ask() {
 import sys, time, urllib.error, urllib.request
 for _ in range(100):
     try:
-        print(urllib.request.urlopen('http://127.0.0.1:19090/$1').status); break
+        print(urllib.request.urlopen('http://127.0.0.1:$port/$1').status); break
     except urllib.error.HTTPError as error:
         print(error.code); break
     except OSError:

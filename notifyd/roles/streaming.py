@@ -31,8 +31,11 @@ class StreamingRole:
 
     @property
     def waits_for(self) -> list[str]:
-        """What is missing before the role is ready. An empty assignment counts as one."""
-        return [] if self.app.is_joined else ["consumer group"]
+        """What is missing before the role is ready. An empty assignment counts as one.
+
+        Not so a rebalance: every member would be not ready at once, and could do nothing about it.
+        """
+        return [] if self.app.has_settled else ["consumer group"]
 
     @property
     def polled_at(self) -> float | None:

@@ -84,7 +84,8 @@ class EngineConsumer(FaustSeams):
     """One member of a consumer group, whose events are batches.
 
     Made by Faust for an `EngineApp`, whose `options` it follows. `flows` holds the partitions
-    that are ours now; `is_joined` tells whether the group has given us ours, perhaps none.
+    that are ours now; `is_joined` tells whether the group has given us ours, perhaps none, and `has_joined`
+    whether it ever did.
     """
 
     consumer_stopped_errors = (ConsumerStoppedError,)
@@ -94,7 +95,7 @@ class EngineConsumer(FaustSeams):
         self._options: EngineOptions = transport.app.options
         self._settings = self._options.settings
         self.flows: dict[TP, PartitionFlow] = {}
-        self.is_joined = False
+        self.is_joined = self.has_joined = False
         self._leaving: set[PartitionFlow] = set()
         self._goings: set[asyncio.Task[None]] = set()
         self._anew: set[asyncio.Task[None]] = set()
@@ -292,7 +293,7 @@ class EngineConsumer(FaustSeams):
         self._options.metrics.assigned.labels(self._options.role).set(len(self.flows))
         _log.info("partitions_assigned", role=self._options.role, partitions=_summary(assigned))
         self._start_flows()
-        self.is_joined = True
+        self.is_joined = self.has_joined = True
 
     def _new_flow(self, tp: TP) -> PartitionFlow:
         assert self._poller is not None

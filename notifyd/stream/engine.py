@@ -134,10 +134,18 @@ class EngineApp(faust.App):
     @property
     def is_joined(self) -> bool:
         """Whether the group gave us our partitions (perhaps none) and all of them flow."""
+        return self.has_settled and self.engine_consumer.is_joined
+
+    @property
+    def has_settled(self) -> bool:
+        """Whether the group ever gave us partitions, and all that we have now flow.
+
+        During a rebalance too, which takes theirs from all members at once until the slowest is back.
+        """
         if self._consumer is None:
             return False
         consumer = self.engine_consumer
-        return consumer.is_joined and all(flow.is_started for flow in consumer.flows.values())
+        return consumer.has_joined and all(flow.is_started for flow in consumer.flows.values())
 
     @property
     def polled_at(self) -> float | None:

@@ -133,6 +133,8 @@ async def test_a_stop_does_not_wait_for_a_rebalance_that_another_member_holds_up
         member.app.engine_consumer.client._coordinator.request_rejoin()
         await asyncio.wait_for(slow.is_asked.wait(), 20)
         await eventually(lambda: not member.app.engine_consumer.flows, what="ours to be given back")
+        # Nor is it less ready for that: so would be all members at once.
+        assert (member.app.is_joined, member.app.has_settled) == (False, True)
         began = time.monotonic()
         await asyncio.wait_for(member.stop(), settings.grace_s)
         assert time.monotonic() - began < settings.grace_s

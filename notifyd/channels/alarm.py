@@ -59,11 +59,12 @@ class AlarmWebhook:
         if self._client is None:
             raise PermanentError("the alarm webhook is not started", reason="not_started")
         now_s = time.time()
-        headers = signed_headers(alarm_id, text, self._keys, now_s=now_s)
+        body = text.encode()
+        headers = signed_headers(alarm_id, body, self._keys, now_s=now_s)
         deadline = asyncio.get_running_loop().time() + self._timeout_s
         try:
             # Alarms are rare: no connection is worth keeping.
-            reply = await self._client.post(Request(self._url, headers, text.encode()), deadline, keep=False)
+            reply = await self._client.post(Request(self._url, headers, body), deadline, keep=False)
         except (HttpFault, OSError) as error:
             return outcome_of_error(error, timeout_s=self._timeout_s)
         return outcome_of_status(reply.status, reply.retry_after, now_s=now_s)

@@ -52,7 +52,8 @@ class HttpCalls:
         self._timeout_s = timeout_s
         self._allow_private = allow_private
         self._max_connections = max_connections
-        self._calls = calls
+        self._under_way = 0
+        calls.set_function(lambda: self._under_way)
         self._lookup = lookup
         self._ssl_context = ssl_context
         self._gate = Gate(host_concurrency, warm_s=KEEPALIVE_S, clock=time.monotonic, down=down)
@@ -169,14 +170,14 @@ class HttpCalls:
 
     async def _call(self, client: HttpClient, request: Request, is_warm: bool) -> Reply | Retry | Dead:
         deadline = asyncio.get_running_loop().time() + self._timeout_s
-        self._calls.inc()
+        self._under_way += 1
         try:
             # Most hosts are called once in a while: keeping a connection to each would use up the sockets.
             return await client.post(request, deadline, keep=is_warm)
         except (HttpFault, OSError) as error:
             return outcome_of_error(error, timeout_s=self._timeout_s)
         finally:
-            self._calls.dec()
+            self._under_way -= 1
 
 
 def _put_off(place: Closed) -> Retry:

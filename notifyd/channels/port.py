@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from notifyd.delivery.contact import Contact
 from notifyd.delivery.outcome import Outcome
 from notifyd.message.envelope import Message
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+class Delivery(msgspec.Struct, frozen=True):
     """One attempt at one message x recipient x channel. `attempt` counts from 1 within its `run`."""
 
     message: Message

@@ -11,6 +11,7 @@ import errno
 import os
 import re
 import ssl
+from functools import lru_cache
 from typing import Final
 
 from notifyd.channels.addresses import AddressRefused
@@ -26,10 +27,10 @@ _OWN_ERRNOS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno
 
 def outcome_of_status(status: int, retry_after: str | None, *, now_s: float) -> Outcome:
     """Map an answer's status; `retry_after` is its header, `now_s` Unix time in seconds."""
+    if status // 100 == 2:
+        return _done(status)
     detail = f"HTTP {status}"
     match status // 100:
-        case 2:
-            return Done(detail)
         case 3:
             return Dead("redirected", f"{detail}: redirects are not followed")
         case 4 if status == 410:
@@ -39,6 +40,11 @@ def outcome_of_status(status: int, retry_after: str | None, *, now_s: float) -> 
         case 4 | 5:
             return Retry(f"http_{status}", after_s=parse_retry_after(retry_after, now_s=now_s), detail=detail)
     return Dead("bad_response", f"{detail} is no answer")
+
+
+@lru_cache(maxsize=100)
+def _done(status: int) -> Done:
+    return Done(f"HTTP {status}")
 
 
 def parse_retry_after(value: str | None, *, now_s: float) -> float | None:

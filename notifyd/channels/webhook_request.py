@@ -7,13 +7,13 @@ Signed after Standard Webhooks 1.0 (github.com/standard-webhooks/standard-webhoo
 from __future__ import annotations
 
 import base64
+import binascii
 import hashlib
+import hmac
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final
 
-from standardwebhooks import Webhook
 from yarl import URL
 
 from notifyd.channels.http_client import Request
@@ -32,28 +32,31 @@ def make_request(
     `Dead` (`bad_secret`, `bad_content`) where it cannot go.
     """
     try:
-        text = body.decode()
+        body.decode()
     except UnicodeDecodeError:
         return Dead("bad_content", "the message is not UTF-8")
     message_id = webhook_id(delivery.message.id, delivery.user, delivery.channel, address.url)
     keys = [parse_secret(secret) for secret in address.secrets]
     if None in keys:
         return Dead("bad_secret", "the secret is not base64, with or without `whsec_` before it")
-    headers = signed_headers(message_id, text, [key for key in keys if key], now_s=now_s)
+    headers = signed_headers(message_id, body, [key for key in keys if key], now_s=now_s)
     return Request(url, headers, body)
 
 
-def signed_headers(message_id: str, text: str, keys: Sequence[bytes], *, now_s: float) -> dict[str, str]:
-    """Return the headers of a POST of `text` (JSON) under this id: one signature for each key."""
-    at = datetime.fromtimestamp(int(now_s), UTC)
-    headers = {
-        "Content-Type": "application/json",
-        "webhook-id": message_id,
-        "webhook-timestamp": str(int(now_s)),
-    }
+def signed_headers(message_id: str, body: bytes, keys: Sequence[bytes], *, now_s: float) -> dict[str, str]:
+    """Return the headers of a POST of `body` (JSON) under this id: one signature for each key."""
+    at = str(int(now_s))
+    headers = {"Content-Type": "application/json", "webhook-id": message_id, "webhook-timestamp": at}
     if keys:
-        headers["webhook-signature"] = " ".join(Webhook(key).sign(message_id, at, text) for key in keys)
+        signed = b"%b.%b.%b" % (message_id.encode(), at.encode(), body)
+        headers["webhook-signature"] = " ".join([_sign(key, signed) for key in keys])
     return headers
+
+
+def _sign(key: bytes, signed: bytes) -> str:
+    # What `standardwebhooks` does, which verifies it in the tests, without its objects: they cost 6 us.
+    digest = hmac.digest(key, signed, "sha256")
+    return "v1," + binascii.b2a_base64(digest, newline=False).decode()
 
 
 def webhook_id(message_id: str, user: str, channel: str, url: str) -> str:

@@ -180,7 +180,9 @@ def is_muted(contact: Contact, *, type: str | None, channel: str, at_ms: int, cr
 
     `critical` overrides every rule. Expects a contact that `contact_for` has checked.
     """
-    return not critical and any(
+    if critical or not contact.mute:
+        return False
+    return any(
         rule.type in (None, type) and rule.channel in (None, channel) and _is_within(rule, at_ms / 1000)
         for rule in contact.mute
     )

@@ -10,8 +10,11 @@ import asyncio
 import contextlib
 import time
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final
+
+import msgspec
+from prometheus_client import Counter, Histogram
 
 from notifyd.channels.port import Channel, Delivery
 from notifyd.channels.registry import build_channels
@@ -47,12 +50,14 @@ _EARLY_MS: Final = 250
 _UNCOUNTED_MS: Final = 6 * 3600 * 1000
 
 
+#: What the events call an outcome.
+_STAGES: Final[dict[type, str]] = {Done: "sent", Dead: "dead", RetryAt: "retry_wait", Skip: "skipped"}
+
 #: A wait for a channel's turn lasts this long at most; then the delivery comes back by a retry topic.
 _TURN_S: Final = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class _Result:
+class _Result(msgspec.Struct, frozen=True):
     """What became of one delivery."""
 
     delivery: Delivery
@@ -96,6 +101,7 @@ class DeliverRole(StreamingRole):
         self._retry_topics = frozenset(retry_topics)
         self._retries = RetryJobs(context.limits)
         self._recent = RecentIds()
+        self._meters_of: dict[tuple[str, str, str], tuple[Histogram, Counter]] = {}
         work = work_on_records(
             options, self._work, self._on_surprise, concurrency=settings.deliver_concurrency
         )
@@ -165,6 +171,9 @@ class DeliverRole(StreamingRole):
         except Exception:
             self._retries.put_back(job)
             raise
+        if len(results) == 1 and _is_plain(results[0]) and job.order is None:
+            # As with most: there is nothing but an event, and a task to wait for it would cost more.
+            return self._events.put(self._event(job, results[0], int(time.time() * 1000), None))
         return self._conclude(job, results) if results else None
 
     def _is_fresh(self, job: Job) -> bool:
@@ -234,14 +243,10 @@ class DeliverRole(StreamingRole):
             outcome, mark = Retry("sender_paused", after_s=paused_s, counts=False), None
         else:
             outcome, mark = await self._attempt(delivery)
-        metrics = self.context.metrics
-        metrics.delivery_seconds.labels(name if name in self._channels else "unknown").observe(
-            time.monotonic() - started, exemplar
-        )
         reason = "" if isinstance(outcome, Done) else outcome.reason
-        metrics.deliveries.labels(
-            name if name in self._channels else "unknown", type(outcome).__name__.lower(), reason
-        ).inc()
+        timed, counted = self._meters(name, type(outcome).__name__.lower(), reason)
+        timed.observe(time.monotonic() - started, exemplar)
+        counted.inc()
         if isinstance(outcome, Retry):
             if not outcome.counts and time.time() * 1000 - job.first_at_ms > _UNCOUNTED_MS:
                 outcome = replace(outcome, counts=True)
@@ -251,6 +256,15 @@ class DeliverRole(StreamingRole):
             return _Result(delivery, decision, outcome.reason, outcome.detail, mark)
         self._judge(delivery, outcome)
         return _Result(delivery, outcome, reason, getattr(outcome, "detail", ""), mark)
+
+    def _meters(self, name: str, outcome: str, reason: str) -> tuple[Histogram, Counter]:
+        found = self._meters_of.get((name, outcome, reason))
+        if found is None:
+            metrics, known = self.context.metrics, name if name in self._channels else "unknown"
+            found = metrics.delivery_seconds.labels(known), metrics.deliveries.labels(known, outcome, reason)
+            if known == name:  # a sender may name any number of channels that there are not
+                self._meters_of[name, outcome, reason] = found
+        return found
 
     def _judge(self, delivery: Delivery, outcome: Outcome | RetryAt) -> None:
         """Pause a sender on a channel rather than pour its messages into the dead-letter queue."""
@@ -395,9 +409,7 @@ class DeliverRole(StreamingRole):
 
     def _event(self, job: Job, result: _Result, now_ms: int, due_ms: int | None) -> Event:
         delivery, outcome = result.delivery, result.outcome
-        stage = {Done: "sent", Dead: "dead", RetryAt: "retry_wait", Skip: "skipped"}.get(
-            type(outcome), "failed"
-        )
+        stage = _STAGES.get(type(outcome), "failed")
         if isinstance(outcome, Skip) and outcome.reason == "expired":
             stage = "expired"
         return Event(
@@ -423,6 +435,11 @@ class DeliverRole(StreamingRole):
         await self._dead_letters.write(
             record, reason="handler_error", error=f"{type(error).__name__}: {error}"
         )
+
+
+def _is_plain(result: _Result) -> bool:
+    """Whether all there is to make durable of a result is its event."""
+    return result.mark is None and isinstance(result.outcome, Done | Skip)
 
 
 def _reason(result: _Result) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from notifyd.delivery.event import FIRST_RUN
 from notifyd.errors import InvalidMessage
@@ -18,8 +19,7 @@ from notifyd.stream.retry import RetryOrder, read_order
 _SEEN_RETRIES: Final = 50_000
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+class Job(msgspec.Struct, frozen=True):
     """One record to work on. `pairs` are (user, channel); none: there is nothing to do for it here.
 
     `first_at_ms` is the timestamp of the message's own record, `order` that of a retry record.

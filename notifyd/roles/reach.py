@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from notifyd.channels.port import Delivery
 from notifyd.delivery.contact import NO_CONTACT, Contact, addresses_on, digest_of
@@ -12,8 +13,7 @@ from notifyd.stream.contact_marks import gone_record
 from notifyd.stream.records import OutRecord
 
 
-@dataclass(frozen=True, slots=True)
-class Reach:
+class Reach(msgspec.Struct, frozen=True):
     """`contact` for one message; `kept` is what the topic has of it, `known` where that is."""
 
     contact: Contact

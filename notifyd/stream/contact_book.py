@@ -17,6 +17,8 @@ from typing import Final
 MAX_AGE_S: Final = 12 * 3600.0
 _VERSION: Final = 2
 _MAX_SIBLINGS: Final = 100
+#: Users kept in memory: some megabytes.
+_MAX_RECENT: Final = 4096
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS contact (
     user TEXT PRIMARY KEY, value BLOB NOT NULL, partition INTEGER NOT NULL, offset INTEGER NOT NULL, gone TEXT
@@ -65,6 +67,8 @@ class ContactBook:
 
     def __init__(self, folder: Path, name: str, *, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
+        #: What was asked for lately, None where nothing is known: a look into the file costs 15 us.
+        self._recent: dict[str, Known | None] = {}
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         _clear(folder, clock())
         self._path, self._lock = _take(folder, name)
@@ -77,12 +81,18 @@ class ContactBook:
 
     def get(self, user: str) -> Known | None:
         """Return what is known of a user."""
+        if user in self._recent:
+            return self._recent[user]
         sql = "SELECT value, partition, offset, gone FROM contact WHERE user = ?"
         row = self._db.execute(sql, (user,)).fetchone()
-        if row is None:
-            return None
-        value, partition, offset, gone = row
-        return Known(value, partition, offset, frozenset(gone.split()) if gone else frozenset())
+        known = None
+        if row is not None:
+            value, partition, offset, gone = row
+            known = Known(value, partition, offset, frozenset(gone.split()) if gone else frozenset())
+        if len(self._recent) >= _MAX_RECENT:
+            self._recent.clear()
+        self._recent[user] = known
+        return known
 
     def places(self) -> dict[int, int]:
         """Return the offset to go on from, by partition."""
@@ -103,6 +113,8 @@ class ContactBook:
         gone = [(one.user,) for one in last.values() if one.value is None]
         # A mark of a contact that was written anew meanwhile finds nothing.
         marked = [(" ".join(one.gone) or None, one.user, one.partition, one.offset) for one in marks]
+        for user in [*(change.user for change in changes), *(mark.user for mark in marks)]:
+            self._recent.pop(user, None)
         with self._transaction():
             self._db.executemany("INSERT OR REPLACE INTO contact VALUES (?, ?, ?, ?, NULL)", kept)
             self._db.executemany("DELETE FROM contact WHERE user = ?", gone)
@@ -118,6 +130,7 @@ class ContactBook:
 
     def forget(self) -> None:
         """Begin from nothing."""
+        self._recent.clear()
         with self._transaction():
             for table in ("contact", "place", "state"):
                 self._db.execute(f"DELETE FROM {table}")

@@ -87,6 +87,10 @@ class EventWriter:
             # Shielded: who is cancelled must not take the flush away from others who share it.
             await asyncio.shield(flushed)
 
+    def put(self, event: Event) -> asyncio.Future[None]:
+        """Hand over one event; the future ends as `write` does, and is not to be cancelled: it is shared."""
+        return self._add(event).flushed
+
     async def settle(self) -> None:
         """Return once everything handed over before has an end: acknowledged, or lost for good."""
         waits = [*(buffer.flushed for buffer in self._buffers.values()), *self._flushes]

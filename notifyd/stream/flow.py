@@ -56,6 +56,8 @@ class PartitionFlow:
         self._tasks: dict[asyncio.Task[object], tuple[Record | Batch, Callable[[], None] | None]] = {}
         #: Records in line behind one of the same key that is being worked on; `None` where nobody waits.
         self.lines: dict[bytes, deque[tuple[Batch, Record]] | None] = {}
+        #: Records whose work is done, by the future that they wait for together.
+        self.shared: dict[asyncio.Future[None], list[tuple[Batch, Record]]] = {}
         #: Batches in line behind the one that is being worked on; `None` where none is.
         self.waiting: deque[Batch] | None = None
         self._is_draining = False

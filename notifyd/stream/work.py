@@ -27,8 +27,8 @@ _TRUST_MEMORY: Final = 2000
 #: Permanent errors that are about the surroundings rather than about the record.
 _ENDS_THE_ROLE: Final = frozenset({"topic_missing", "not_authorised"})
 
-#: The rest of a record's work, to be awaited once.
-Rest = Coroutine[Any, Any, None]
+#: The rest of a record's work: to be awaited once, or a future that many records may share.
+Rest = Coroutine[Any, Any, None] | asyncio.Future[None]
 RecordWork = Callable[[Batch, Record], Coroutine[Any, Any, Rest | None]]
 BatchWork = Callable[[Batch], Awaitable[None]]
 
@@ -56,7 +56,7 @@ def work_on_records(
     for all of them, so that a busy key cannot take the places of others; those overtake freely.
     Partitions that wait for a place get one in turn.
     Work may return the rest of itself, which need not be done before the next record of the key
-    begins: the record is acknowledged after the rest.
+    begins: the record is acknowledged after the rest, or as failed where that raises.
     """
     slots = Slots(concurrency)
     records = _Records(work, _Edge(options, on_surprise), slots)
@@ -100,6 +100,8 @@ class _Records:
             if rest is None:
                 self._edge.worked(1)
                 batch.flow.ack(record.offset)
+            elif isinstance(rest, asyncio.Future):
+                self._ack_after(rest, batch, record)
             else:
                 await self._finish(batch, record, rest)
 
@@ -115,6 +117,8 @@ class _Records:
                 if rest is None:
                     self._edge.worked(1)
                     flow.ack(record.offset)
+                elif isinstance(rest, asyncio.Future):
+                    self._ack_after(rest, batch, record)
                 elif flow.is_closed:
                     rest.close()
                 else:
@@ -128,7 +132,32 @@ class _Records:
                 return
             batch, record = line.popleft()
 
-    async def _finish(self, batch: Batch, record: Record, rest: Rest) -> None:
+    def _ack_after(self, shared: asyncio.Future[None], batch: Batch, record: Record) -> None:
+        """Ack a record once `shared` is done: one task for all records of its partition that share it."""
+        flow = batch.flow
+        if flow.is_closed:
+            return
+        waiting = flow.shared.get(shared)
+        if waiting is None:
+            waiting = flow.shared[shared] = []
+            flow.begin(self._ack_all(flow, shared, waiting), record)
+        waiting.append((batch, record))
+
+    async def _ack_all(
+        self, flow: PartitionFlow, shared: asyncio.Future[None], waiting: list[tuple[Batch, Record]]
+    ) -> None:
+        try:
+            await asyncio.shield(shared)
+        except (Exception, asyncio.CancelledError) as error:  # the outer edge, too
+            for batch, record in waiting:
+                await self._fail(batch, record, error)
+        else:
+            self._edge.worked(len(waiting))
+            flow.ack_all([record for _, record in waiting])
+        finally:
+            flow.shared.pop(shared, None)
+
+    async def _finish(self, batch: Batch, record: Record, rest: Coroutine[Any, Any, None]) -> None:
         """Await the rest of the work, then ack its record."""
         if batch.flow.is_closed:
             # The work did not hear its end. The outcome is the next owner's to write: a retry or a

@@ -51,6 +51,15 @@ def test_addresses_are_gone_from_the_contact_that_they_were_gone_from_alone(fold
     book.close()
 
 
+def test_what_was_asked_for_is_forgotten_with_all_else(folder):
+    book = ContactBook(folder, "contacts-a")
+    book.apply([Change("ann", b"1")], {0: 1})
+    assert value_of(book, "ann") == b"1"
+    book.forget()
+    assert book.get("ann") is None
+    book.close()
+
+
 @given(
     st.lists(
         st.lists(
@@ -64,7 +73,8 @@ def test_it_holds_what_a_dictionary_would(tmp_path_factory, batches):
     for batch in batches:
         book.apply([Change(user, value) for user, value in batch], {})
         expected.update(batch)
-    assert {user: value_of(book, user) for user in "abc"} == {user: expected.get(user) for user in "abc"}
+        found = {user: value_of(book, user) for user in "abc"}
+        assert found == {user: expected.get(user) for user in "abc"}
     book.close()
 
 

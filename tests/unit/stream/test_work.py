@@ -606,3 +606,81 @@ async def test_a_few_surprises_among_much_work_are_set_aside() -> None:
     assert not failures
     assert aside == list(range(0, 90, 3))
     assert flow.uncommitted == 90
+
+
+@pytest.mark.parametrize("keys", [None, [b"a", b"a", b"b"]])
+async def test_records_that_share_a_future_are_acked_with_it_and_not_before(keys: list[bytes] | None) -> None:
+    shared: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    begun: list[int] = []
+
+    async def work(batch: Batch, record: Record) -> Rest:
+        begun.append(record.offset)
+        return shared
+
+    agent = work_on_records(options_of([]), work, no_surprise, concurrency=1)
+    queue: asyncio.Queue[Batch] = asyncio.Queue()
+    task = asyncio.create_task(agent(stream_of(queue)))
+    flow = flow_of()
+    queue.put_nowait(batch_of(flow, 3, keys))
+    await settle()
+    # One place, and all three have begun: none holds it while it waits. A drain waits for them.
+    assert sorted(begun) == [0, 1, 2]
+    assert flow.committable == 0
+    assert len(flow.running) == 1
+    shared.set_result(None)
+    await asyncio.wait_for(flow.wait_idle(), 1)
+    assert flow.committable == 3
+    assert not flow.shared
+    task.cancel()
+
+
+async def test_each_record_that_shared_a_failure_gets_an_outcome() -> None:
+    shared: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    failed: list[tuple[int, str]] = []
+
+    async def work(batch: Batch, record: Record) -> Rest:
+        return shared
+
+    async def on_surprise(record: Record, error: Exception) -> None:
+        failed.append((record.offset, str(error)))
+
+    agent = work_on_records(options_of([]), work, on_surprise, concurrency=3)
+    queue: asyncio.Queue[Batch] = asyncio.Queue()
+    task = asyncio.create_task(agent(stream_of(queue)))
+    flow = flow_of()
+    queue.put_nowait(batch_of(flow, 3))
+    await settle()
+    shared.set_exception(RuntimeError("no"))
+    await asyncio.wait_for(flow.wait_idle(), 1)
+    assert failed == [(0, "no"), (1, "no"), (2, "no")]
+    assert flow.committable == 3
+    task.cancel()
+
+
+async def test_records_that_share_a_future_stay_unacked_when_their_partition_is_taken_away() -> None:
+    shared: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    gate = asyncio.Event()
+
+    async def work(batch: Batch, record: Record) -> Rest:
+        if record.offset == 2:
+            try:
+                await gate.wait()
+            except asyncio.CancelledError:
+                gate.set()  # work that does not hear its end
+        return shared
+
+    agent = work_on_records(options_of([]), work, no_surprise, concurrency=3)
+    queue: asyncio.Queue[Batch] = asyncio.Queue()
+    task = asyncio.create_task(agent(stream_of(queue)))
+    failures: list[BaseException] = []
+    flow = flow_of(failures)
+    queue.put_nowait(batch_of(flow, 3))
+    await settle()
+    flow.close()
+    await asyncio.wait_for(flow.wait_idle(), 1)
+    assert not shared.cancelled()
+    assert failures == []
+    assert not flow.shared
+    shared.set_result(None)
+    await settle()
+    task.cancel()

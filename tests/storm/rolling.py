@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import io
 import json
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -247,11 +247,15 @@ def main() -> int:
     """Roll what the arguments ask for."""
     arguments = _parser().parse_args()
     options = _options(arguments)
-    with contextlib.suppress(KeyboardInterrupt):
+    try:
         return run_trial(
             "rolling", arguments, lambda directory, tell: Rolling(options, directory, tell).run()
         )
-    return 130
+    except KeyboardInterrupt:
+        return 130
+    finally:
+        if options.before is not None:
+            shutil.rmtree(options.before, ignore_errors=True)
 
 
 if __name__ == "__main__":

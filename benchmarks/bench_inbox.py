@@ -62,7 +62,7 @@ _WRITE_ROUNDS, _WRITE_BATCHES, _WRITE_ROWS = 6, 12, 500
 WRITE_RATIO = 0.9
 _PREPARED = ("read_user_state", "read_inbox")
 _PLANNED = ("read_life", "claim_due")
-_SERVER = {"fsync": "off", "full_page_writes": "off", "shared_buffers": "4GB", "max_wal_size": "4GB"}
+_SERVER = {"fsync": "off", "full_page_writes": "off", "shared_buffers": "1GB", "max_wal_size": "4GB"}
 
 
 def main() -> int:

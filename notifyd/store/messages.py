@@ -92,6 +92,22 @@ def message_facts(row: MessageRow) -> MessageFacts | Refused:
     )
 
 
+class _News:
+    """Messages that were not there before, and what else there is to be done about them."""
+
+    __slots__ = ("arrived", "columns", "deliveries", "ids", "inbox", "keyed", "written")
+
+    def __init__(self, written: Sequence[MessageFacts]) -> None:
+        self.written = written
+        self.ids = arrays.of_plain(list({fact.id: None for fact in written}))
+        self.deliveries = sum(fact.deliveries for fact in written)
+        #: Those whose time has come, the number of their inbox rows, and those as count_inbox.sql reads them.
+        self.arrived = [fact for fact in written if fact.due_ms is None]
+        self.inbox = sum(len(fact.recipients) for fact in self.arrived)
+        self.columns = _inbox_columns(self.arrived, ()) if self.arrived else {}
+        self.keyed = _keyed(self.arrived)
+
+
 class MessageBatch:
     """Messages of one partition, laid out for the database before a connection is taken for them.
 
@@ -118,8 +134,7 @@ class MessageBatch:
             (chunk, place.params(**_columns(chunk, content))) for chunk in _chunks(list(self._facts.values()))
         ]
         # As if all were new, which nearly all are: the server does not wait for it then.
-        arriving = [fact for fact in self._facts.values() if fact.due_ms is None]
-        self._inbox = _inbox_columns(arriving, ()) if arriving else {}
+        self._as_new = _News(list(self._facts.values()))
         #: Offsets of what was written and was not there before.
         self._new: set[int] = set()
 
@@ -157,25 +172,23 @@ class MessageBatch:
             tally.doubles = len(again)
             if released:
                 await self._release(tx, released)
-        written = [fact for offset, fact in facts.items() if offset in new]
-        arrived = [fact for fact in written if fact.due_ms is None]
-        tally.messages = len(written)
-        tally.deliveries = sum(fact.deliveries for fact in written)
-        tally.inbox = sum(len(fact.recipients) for fact in arrived)
-        if arrived:
+        news = self._as_new
+        if len(new) < len(facts):
+            news = _News([fact for offset, fact in facts.items() if offset in new])
+        tally.messages, tally.deliveries, tally.inbox = len(news.written), news.deliveries, news.inbox
+        if news.arrived:
             # Before users' rows are locked, as marks do it too: inbox, then counter.
-            letting_go = await collapse(tx, _keyed(arrived))
-            are_all = len(written) == len(facts) and not letting_go
+            letting_go = await collapse(tx, news.keyed)
             tally.last = query("count_inbox")
-            tally.last_params = self._inbox if are_all else _inbox_columns(arrived, letting_go)
-        early = await _take_early(tx, written)
+            tally.last_params = _inbox_columns(news.arrived, letting_go) if letting_go else news.columns
+        early = await _take_early(tx, news)
         if early:
             if tally.last:
                 # Before what was read already is taken off: users' rows are locked in one order.
                 await tx.fetch(tally.last, tally.last_params)
                 tally.last, tally.last_params = "", {}
             tally.events += await events.apply_to_deliveries(
-                tx, self._place, early, {fact.id: fact.accepted_ms for fact in written}, tally.ended
+                tx, self._place, early, {fact.id: fact.accepted_ms for fact in news.written}, tally.ended
             )
             tally.events += await events.apply_to_inbox(tx, self._place, early)
         return tally
@@ -215,12 +228,14 @@ class MessageBatch:
         await events.refresh_messages(tx, days)
 
 
-async def _take_early(tx: Transaction, new: Sequence[MessageFacts]) -> list[events.EventFacts]:
+async def _take_early(tx: Transaction, news: _News) -> list[events.EventFacts]:
     """Take what was kept for messages until now; what another message of the same id was told is dropped."""
-    by_id = {fact.id: fact for fact in new}
-    if not by_id:
+    if not news.written:
         return []
-    kept = await tx.fetch(query("take_early_events"), {"ids": arrays.of_plain(list(by_id))})
+    kept = await tx.fetch(query("take_early_events"), {"ids": news.ids})
+    if not kept:
+        return []
+    by_id = {fact.id: fact for fact in news.written}
     return [
         msgspec.structs.replace(event, d=by_id[event.i].day)
         for event in events.decode([event for (event,) in kept])

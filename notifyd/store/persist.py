@@ -7,6 +7,7 @@ a replay after any crash changes nothing and a batch out of turn is turned away.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -166,6 +167,8 @@ class PersistStore:
         left = list(rows)
         while True:
             result = await self._attempt(place, start, end, left, layout)
+            # Who waits for the connection is first: the server has nothing to do until then.
+            await asyncio.sleep(0)
             if not isinstance(result, list):
                 written, tally = result
                 if tally is not None:

@@ -9,6 +9,8 @@ server's own durability (`fsync`, `synchronous_commit`):
 - `one connection`, `two connections`: a process of role `persist` with NOTIFYD_DATABASE_POOL_SIZE of 1 and 2
   works off a backlog in four partitions, from its first committed batch to its last. It reads, decodes,
   judges, writes rows and counters and moves the marks; nothing of it is left out.
+- `store, one connection`, `store, two connections`: the same batches, read and decoded before, by what that
+  role writes them with. It tells how connections scale where the broker and the decoding take no core.
 
 Rates are messages a second; each message is three rows and moves a counter. Beside them stands what a
 message costs in CPU (of the server's processes for the connections, and of `persist`): where other work is
@@ -35,13 +37,20 @@ from typing import Any
 
 import psutil
 import psycopg2
+import uvloop
 from aiokafka import AIOKafkaProducer
 
 from benchmarks.harness import Ratio, gather
 from notifyd.dev.broker import EmbeddedBroker
 from notifyd.dev.kafka import LocalKafka, find_jars
 from notifyd.dev.postgres import LocalPostgres
+from notifyd.message.envelope import Limits, decode
 from notifyd.message.ids import new_id
+from notifyd.metrics import Metrics
+from notifyd.settings import Settings
+from notifyd.store.batch import MessageRow, Refused
+from notifyd.store.persist import PersistStore
+from notifyd.store.pool import Database
 
 MESSAGES = 100_000
 USERS = 10_000
@@ -51,15 +60,17 @@ BATCH = 1000
 _SERVER = {"shared_buffers": "1GB", "max_wal_size": "4GB"}
 _SESSION = "SET jit = off; SET timezone = 'UTC'; SET synchronous_commit = on"
 _POOL_SIZES = {"one connection": 1, "two connections": 2}
+_STORE_POOL_SIZES = {f"store, {name}": size for name, size in _POOL_SIZES.items()}
 
 RATIOS = (
     Ratio("Kafka to committed rows, one connection / copy", "one connection", "copy", 0.6),
     Ratio("the same / copy at once", "one connection", "copy at once", 0.6),
     Ratio("two connections / one", "two connections", "one connection", 1.3),
+    Ratio("two connections / one, the store alone", "store, two connections", "store, one connection", 1.3),
     Ratio("CPU of the server, copy / one connection", "copy, server", "one connection, server", 0.6),
 )
 UNITS = {
-    **dict.fromkeys(("copy", "copy at once", *_POOL_SIZES), "messages/s"),
+    **dict.fromkeys(("copy", "copy at once", *_POOL_SIZES, *_STORE_POOL_SIZES), "messages/s"),
     **{f"{name}, server": "us of CPU" for name in ("copy", "copy at once", *_POOL_SIZES)},
     **{f"{name}, persist": "us of CPU" for name in _POOL_SIZES},
 }
@@ -174,12 +185,15 @@ def _compare(here: Surroundings, rounds: int) -> dict[str, object]:
             if name in _POOL_SIZES:
                 rate, server_us, persist_us = here.persist(_POOL_SIZES[name], url)
                 return {name: rate, f"{name}, server": server_us, f"{name}, persist": persist_us}
+            if name in _STORE_POOL_SIZES:
+                with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                    return {name: runner.run(_store(url, _STORE_POOL_SIZES[name], here.values))}
             rate, server_us = _copy(url, [whole] if name == "copy at once" else parts, states)
             return {name: rate, f"{name}, server": server_us}
         finally:
             here.drop_database(url)
 
-    names = ("copy", "one connection", "two connections", "copy at once")
+    names = ("copy", *_POOL_SIZES, *_STORE_POOL_SIZES, "copy at once")
     return gather("persist", names, measure, RATIOS, rounds=rounds, unit=UNITS)
 
 
@@ -245,6 +259,43 @@ def _watch(url: str, process: subprocess.Popen[bytes], log: Path) -> tuple[float
                 return done / (now - began[0]), server_s / done * 1e6, persist_s / done * 1e6
             time.sleep(0.02)
     raise RuntimeError(f"persist did not come to an end: {log.read_text()[-800:]}")
+
+
+async def _store(url: str, pool_size: int, values: Sequence[bytes]) -> float:
+    """Write all messages, decoded before, as the role does: messages a second."""
+    now_ms, limits = int(time.time() * 1000), Limits()
+    rows: list[list[MessageRow]] = [[] for _ in range(PARTITIONS)]
+    for number, value in enumerate(values):
+        partition = number % PARTITIONS
+        message = decode(value, timestamp_ms=now_ms, limits=limits)
+        message.content  # noqa: B018  read once, and kept
+        rows[partition].append(MessageRow(message, partition, len(rows[partition])))
+    database = Database(Settings(database_url=url, database_pool_size=pool_size), Metrics())
+    store = PersistStore(database, uuid.uuid4().hex, "bench", Metrics())
+    turns = asyncio.Semaphore(pool_size + 1)
+
+    async def write(partition: int, first: int, end: int) -> None:
+        async with turns:
+            batch = rows[partition][first:end]
+            written = await store.write_messages("messages", partition, first, end, batch, _refuse)
+            if written.messages != len(batch):
+                raise RuntimeError(f"{written} of {len(batch)} messages")
+
+    async def work_off(partition: int) -> None:
+        for first in range(BATCH, len(rows[partition]), BATCH):
+            await write(partition, first, first + BATCH)
+
+    # The first ones connect, make the day and the marks.
+    await asyncio.gather(*(write(partition, 0, BATCH) for partition in range(PARTITIONS)))
+    began = time.perf_counter()
+    await asyncio.gather(*(work_off(partition) for partition in range(PARTITIONS)))
+    took_s = time.perf_counter() - began
+    await database.stop()
+    return (len(values) - PARTITIONS * BATCH) / took_s
+
+
+async def _refuse(refused: Sequence[Refused]) -> None:
+    raise RuntimeError(f"refused: {refused[0].error}")
 
 
 def _copy(url: str, parts: Sequence[Rows], states: Rows) -> tuple[float, float]:

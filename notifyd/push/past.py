@@ -185,7 +185,10 @@ class PastReader:
                 return
             _pass(resume, one.partition, one.offset)
         if page.through is None:
-            self._done(connection, resume, None)
+            if connection.unsent > self._unsent_bytes:
+                self._wait(connection, 0.0)  # the welcome has to wait for room, too
+            else:
+                self._done(connection, resume, None)
         else:
             _pass(resume, *page.through)
             self._queue.append(connection)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import pickle
 import random
@@ -57,11 +58,14 @@ async def _write_all(
 ) -> None:
     """Do as the role does: go on from the mark, call again after what may pass."""
     topic = EVENTS if is_events else MESSAGES
-    at = (await persist.start_offsets(topic, [partition])).get(partition, 0)
+    at: int | None = None
 
     async def on_refused(refused: object) -> None:
         raise AssertionError(refused)
 
+    while at is None:
+        with contextlib.suppress(TransientError):
+            at = (await persist.start_offsets(topic, [partition])).get(partition, 0)
     while at < len(rows):
         batch = rows[at : at + 7]
         try:

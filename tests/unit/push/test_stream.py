@@ -15,6 +15,7 @@ from notifyd.metrics import Metrics
 from notifyd.push import encoding
 from notifyd.push.acks import read_marks
 from notifyd.push.connection import Connection
+from notifyd.push.cursor import Cursor, encode_cursor
 from notifyd.push.hub import Hub
 from notifyd.push.peer import Frame, State
 from notifyd.push.protocol import MAX_IDS, MAX_VERSIONS, CloseCode, Hello
@@ -118,6 +119,28 @@ async def test_one_that_does_not_read_is_cut_at_the_bound(world):
     assert transport.is_aborted
     stream.connection_lost(None)
     assert (world.hub.connections, world.hub.sockets) == (0, 0)
+
+
+async def test_a_welcome_waits_for_room_behind_what_was_missed():
+    world = World(ws_max_unsent_bytes=64 * 1024)
+    world.hub.begin(3, 0)
+    for offset in range(2):
+        world.hub.publish(make_message(body="x" * 40_000), 3, offset)
+    stream, transport = EventStream(world.hub), FakeTransport()
+    world.hub.accept(stream)
+    stream.connection_made(transport)
+    stream.pause_writing()
+    world.hub.join(stream, "alice", 4e9, Hello(cursor=encode_cursor(Cursor("inc", {3: 0}))), may_wait=False)
+    for _ in range(3):
+        world.hub._replays.run()
+    assert stream.unsent > 80_000
+    assert not transport.is_aborted
+    stream.resume_writing()
+    world.hub._outbox.flush()
+    world.hub._replays.run()
+    *messages, last = world.events_of(transport)
+    assert [event["at"] for event in messages] == ["3:0", "3:1"]
+    assert (last["op"], last["missing"]) == ("welcome", None)
 
 
 async def test_unacknowledged_messages_are_not_sent_again_on_a_stream(world):

@@ -225,6 +225,11 @@ class Settings(BaseSettings):
         "unset: a folder in the system's place for temporary files.",
     )
     deliver_concurrency: int = Field(200, gt=0, description="Deliveries of one process at a time.")
+    deliver_aside: int = Field(
+        600,
+        ge=0,
+        description="Deliveries under way for over a second, beside those: a peer that hangs takes no place.",
+    )
     smtp_url: SecretStr | None = Field(
         None,
         description="The relay for the channel email: `smtp://user:password@host:587` (STARTTLS is a must), "

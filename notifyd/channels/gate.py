@@ -23,6 +23,8 @@ from prometheus_client import Gauge
 MAX_WAIT_S: Final = 1.0
 #: What a call to a host that was never called is taken to last.
 _UNKNOWN_CALL_S: Final = 0.05
+#: Places at a host that has not answered yet: if it hangs, that is all it takes from others.
+_UNKNOWN_PLACES: Final = 5
 #: Weight of the newest call in the mean.
 _WEIGHT: Final = 0.2
 #: Hosts remembered while nothing runs to them.
@@ -46,6 +48,7 @@ class _Host:
         "failures",
         "is_down",
         "last_end",
+        "limit",
         "mean_s",
         "places",
         "probe_at",
@@ -56,6 +59,8 @@ class _Host:
     )
 
     def __init__(self, limit: int) -> None:
+        #: Calls at a time.
+        self.limit = limit
         self.places = asyncio.Semaphore(limit)
         self.waiting = 0
         self.starts: dict[Place, float] = {}  # of the calls under way, the oldest first
@@ -93,7 +98,10 @@ class Closed:
 
 
 class Gate:
-    """At most `limit` calls to a host at a time. `clock` gives seconds that only grow; `down` shows hosts."""
+    """At most `limit` calls to a host at a time, few until it has answered.
+
+    `clock` gives seconds that only grow; `down` shows how many hosts are down.
+    """
 
     def __init__(self, limit: int, *, warm_s: float, clock: Callable[[], float], down: Gauge) -> None:
         self._limit = limit
@@ -106,7 +114,7 @@ class Gate:
         """Take a place at `host`, after a short wait where one is in sight."""
         state = self._hosts.get(host)
         if state is None:
-            state = self._hosts[host] = _Host(self._limit)
+            state = self._hosts[host] = _Host(min(self._limit, _UNKNOWN_PLACES))
         is_probe = state.is_down
         if is_probe:
             if self._clock() < state.probe_at:
@@ -148,6 +156,10 @@ class Gate:
 
     def _judge(self, state: _Host, now: float, has_failed: bool) -> None:
         state.failures = state.failures + 1 if has_failed else 0
+        if not has_failed and state.limit < self._limit:
+            for _ in range(self._limit - state.limit):
+                state.places.release()
+            state.limit = self._limit
         if not has_failed and state.is_down:
             state.is_down = False
             self._down.dec()
@@ -174,7 +186,7 @@ class Gate:
         """Estimate by the mean of past calls, or the age of the oldest under way: it may hang."""
         oldest = next(iter(state.starts.values()), None)
         age_s = 0.0 if oldest is None else self._clock() - oldest
-        return (ahead + 1) * max(state.mean_s, age_s) / self._limit
+        return (ahead + 1) * max(state.mean_s, age_s) / state.limit
 
     def _forget_one(self) -> None:
         for host, state in self._hosts.items():  # the one that was quiet longest is first

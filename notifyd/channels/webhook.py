@@ -46,7 +46,7 @@ class WebhookChannel:
             self.name,
             timeout_s=settings.webhook_timeout_s,
             allow_private=settings.webhook_allow_private,
-            max_connections=settings.deliver_concurrency,
+            max_connections=settings.deliver_concurrency + settings.deliver_aside,
             host_concurrency=settings.webhook_host_concurrency,
             calls=metrics.webhook_calls,
             down=metrics.hosts_down.labels(self.name),

@@ -48,7 +48,7 @@ class WebPushChannel:
             self.name,
             timeout_s=settings.webpush_timeout_s,
             allow_private=settings.webhook_allow_private,
-            max_connections=settings.deliver_concurrency,
+            max_connections=settings.deliver_concurrency + settings.deliver_aside,
             host_concurrency=settings.webpush_host_concurrency,
             calls=metrics.webpush_calls,
             down=metrics.hosts_down.labels(self.name),

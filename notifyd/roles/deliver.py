@@ -36,9 +36,10 @@ from notifyd.settings import Settings
 from notifyd.stream.batch import Batch, Record
 from notifyd.stream.contacts import Contacts
 from notifyd.stream.engine import EngineOptions
+from notifyd.stream.held_writer import HeldWriter
 from notifyd.stream.records import OutRecord
 from notifyd.stream.retry import RetryOrder, retry_record
-from notifyd.stream.tick import Tick
+from notifyd.stream.turns import Slots
 from notifyd.stream.work import Rest, work_on_records
 
 _log = get_logger()
@@ -96,14 +97,20 @@ class DeliverRole(StreamingRole):
         )
         self._contacts = Contacts(settings, context.metrics, context.incarnation, context.fail)
         self._turns = {name: Turns(per_s, _TURN_S) for name, per_s in settings.channel_rates.items()}
-        self._tick = Tick(settings.events_linger_s)
-        self._slots = asyncio.Semaphore(settings.deliver_concurrency)
+        self._held = HeldWriter(
+            context.producer, settings.events_linger_s, patience_s=settings.producer_timeout_s
+        )
+        self._slots = Slots(settings.deliver_concurrency, aside=settings.deliver_aside)
         self._retry_topics = frozenset(retry_topics)
         self._retries = RetryJobs(context.limits)
         self._recent = RecentIds()
         self._meters_of: dict[tuple[str, str, str], tuple[Histogram, Counter]] = {}
         work = work_on_records(
-            options, self._work, self._on_surprise, concurrency=settings.deliver_concurrency
+            options,
+            self._work,
+            self._on_surprise,
+            concurrency=settings.deliver_concurrency,
+            aside=settings.deliver_aside,
         )
         self.app.add_agent([topics.messages, topics.resend, *retry_topics], work, name="deliver")
 
@@ -188,9 +195,13 @@ class DeliverRole(StreamingRole):
                 self.context.metrics.deliveries.labels(known, "skip", "double").inc()
         return told is Told.FRESH
 
-    async def _conclude(self, job: Job, results: list[_Result]) -> None:
-        await self._settle(job, results)
+    async def _conclude(self, job: Job, results: list[_Result]) -> asyncio.Future[None] | None:
+        events = await self._settle(job, results)
+        if len(events) == 1 and job.order is None:
+            return self._events.put(events[0])
+        await self._events.write(events)
         self._retries.settled(job)
+        return None
 
     async def _deliver_all(self, job: Job) -> list[_Result]:
         """Try every delivery of a job; all have ended when it returns or raises."""
@@ -210,7 +221,7 @@ class DeliverRole(StreamingRole):
         if ahead_ms <= _EARLY_MS:
             return False
         again = retry_record(job.record, self.context.topics, rung_for(ahead_ms / 1000), order)
-        await self.context.producer.send_held([again])
+        await self._held.write([again])
         return True
 
     async def _on_invalid(self, record: Record, error: InvalidMessage, *, is_ours: bool) -> None:
@@ -310,19 +321,21 @@ class DeliverRole(StreamingRole):
         turns = self._turns.get(delivery.channel)
         if turns is not None and not await turns.take():
             return Retry("rate_limited", detail="the channel has all its calls of this second", counts=False)
-        async with self._slots:
-            try:
-                return await channel.send(delivery, contact)
-            except Exception as error:  # a fault of ours in one delivery must not repeat the others
-                _log.error(
-                    "channel_failed",
-                    channel=delivery.channel,
-                    message_id=delivery.message.id,
-                    user_id=delivery.user,
-                    exc_info=error,
-                )
-                self.context.metrics.handler_failures.labels(self.name, delivery.channel).inc()
-                return Retry("channel_error", detail=type(error).__name__)
+        place = self._slots.take() or await self._slots.wait()
+        try:
+            return await channel.send(delivery, contact)
+        except Exception as error:  # a fault of ours in one delivery must not repeat the others
+            _log.error(
+                "channel_failed",
+                channel=delivery.channel,
+                message_id=delivery.message.id,
+                user_id=delivery.user,
+                exc_info=error,
+            )
+            self.context.metrics.handler_failures.labels(self.name, delivery.channel).inc()
+            return Retry("channel_error", detail=type(error).__name__)
+        finally:
+            self._slots.free(place)
 
     def _contact(self, delivery: Delivery) -> Reach | Dead | Retry:
         """Find how to reach the recipient, or why that cannot be told."""
@@ -342,8 +355,8 @@ class DeliverRole(StreamingRole):
 
     # Outcomes
 
-    async def _settle(self, job: Job, results: list[_Result]) -> None:
-        """Make all outcomes durable: retries and dead letters first, then the events that tell of them."""
+    async def _settle(self, job: Job, results: list[_Result]) -> list[Event]:
+        """Make retries and dead letters durable; return the events that are to tell of all outcomes then."""
         events: list[Event] = []
         waiting: dict[tuple[str, RetryAt], list[str]] = defaultdict(list)
         dead: list[_Result] = []
@@ -376,13 +389,11 @@ class DeliverRole(StreamingRole):
         ]
         records += [self._dead_letter(job, result) for result in dead]
         if records:
-            # One by one, each would be a request of its own, which costs as much as all the rest of it.
-            await self._tick.wait()
-            await self.context.producer.send_held(records)
+            await self._held.write(records)
         await self._mark(results)
         for result in dead:
             self.context.metrics.dead.labels(_reason(result)).inc()
-        await self._events.write(events)
+        return events
 
     async def _mark(self, results: list[_Result]) -> None:
         """Tell the contacts topic of addresses that are gone; the next answer does if that fails."""

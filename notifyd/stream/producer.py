@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from aiokafka import AIOKafkaProducer
@@ -30,14 +31,14 @@ from notifyd.stream.clients import as_notifyd_error, backoff_s
 from notifyd.stream.inner_producer import build_inner, close_inner, is_broken, is_lost, retire_inner
 from notifyd.stream.records import OutRecord, RecordPlace, no_room, not_confirmed, stopped
 
-__all__ = ["OutRecord", "Producer", "RecordPlace"]
+__all__ = ["Flight", "OutRecord", "Producer", "RecordPlace"]
 
 #: How long a topic may be unknown before it counts as missing: a new topic takes a moment to show.
 _TOPIC_WAIT_S: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class _Flight:
+class Flight:
     """A record handed over: its future, the inner producer that has it, since when (monotonic, s)."""
 
     future: asyncio.Future[RecordMetadata]
@@ -75,6 +76,7 @@ class Producer:
         self._slots = asyncio.Semaphore(settings.producer_max_pending)
         self._pending: dict[asyncio.Future[RecordMetadata], AIOKafkaProducer] = {}
         self._known_topics: set[str] = set()
+        self._finding: dict[str, asyncio.Task[None]] = {}
         self._meters_of: dict[str, tuple[Counter, Histogram]] = {}
         self._stopping = asyncio.Event()
 
@@ -126,19 +128,23 @@ class Producer:
             places.append(result)
         return places
 
-    async def send_held(self, records: Sequence[OutRecord]) -> list[RecordPlace]:
+    async def send_held(
+        self, records: Sequence[OutRecord], flights: dict[int, Flight] | None = None
+    ) -> list[RecordPlace]:
         """Write records, however long the broker is away; for roles, whose input waits meanwhile.
 
-        What was handed over is waited for, not written again. Cancel it to give up. Raises
-        `PermanentError` and `ConfigError`, which no waiting mends.
+        What was handed over is waited for, not written again; so are `flights`, by number, of records
+        handed over before. Cancel it to give up. Raises `PermanentError` and `ConfigError`, which no
+        waiting mends.
         """
         places: dict[int, RecordPlace] = {}
-        flights: dict[int, _Flight] = {}
+        flights = flights or {}
+        limit_s = self._settings.producer_timeout_s
+        began = min((flight.began for flight in flights.values()), default=time.monotonic())
         attempt = 0
         while True:
-            limit_s = self._settings.producer_timeout_s
             todo = [number for number in range(len(records)) if number not in places]
-            ended = await self._round(records, todo, flights, time.monotonic() + limit_s)
+            ended = await self._round(records, todo, flights, began + limit_s)
             failure: NotifydError | None = None
             for number, result in ended.items():
                 if isinstance(result, RecordPlace):
@@ -164,13 +170,27 @@ class Producer:
             for inner in {flight.inner for flight in flights.values()}:
                 await self._leave_if_lost(inner)
             attempt += 1
+            began = time.monotonic()
+
+    async def begin(self, record: OutRecord) -> Flight | None:
+        """Hand over one record, for who waits for its flight; None where `send_held` has to see to it."""
+        try:
+            inner = await self._current()
+            return Flight(await self._hand_over(inner, record), inner, time.monotonic())
+        except (_BrokenError, NotifydError):
+            return None
+
+    def count_landed(self, records: Sequence[OutRecord], flights: Mapping[int, Flight]) -> None:
+        """Count records that `begin` handed over, and that the broker has."""
+        for number, flight in flights.items():
+            self._outcome(records[number], flight)
 
     async def partitions(self, topic: str) -> int:
         """Count the partitions of a topic; `PermanentError` (`topic_missing`) if there is none."""
         inner = await self._current()
         try:
             async with asyncio.timeout(self._settings.producer_timeout_s):
-                await self._find_topic(inner, topic)
+                await self._learn(inner, topic)
                 return len(await inner.partitions_for(topic))
         except (kafka.KafkaError, OSError, TimeoutError) as error:
             raise as_notifyd_error(error, f"partitions of {topic}") from error
@@ -193,7 +213,7 @@ class Producer:
         limit_s = self._settings.producer_timeout_s if timeout_s is None else timeout_s
         deadline = time.monotonic() + limit_s
         results: dict[int, RecordPlace | NotifydError] = {}
-        flights: dict[int, _Flight] = {}
+        flights: dict[int, Flight] = {}
         while todo := [number for number in range(len(records)) if number not in results]:
             results.update(await self._round(records, todo, flights, deadline))
             if time.monotonic() >= deadline:
@@ -211,7 +231,7 @@ class Producer:
         self,
         records: Sequence[OutRecord],
         todo: Sequence[int],
-        flights: dict[int, _Flight],
+        flights: dict[int, Flight],
         deadline: float,
     ) -> dict[int, RecordPlace | NotifydError]:
         """Return what ended, by number.
@@ -240,7 +260,7 @@ class Producer:
         self,
         records: Sequence[OutRecord],
         todo: Sequence[int],
-        flights: dict[int, _Flight],
+        flights: dict[int, Flight],
         ended: dict[int, RecordPlace | NotifydError],
         deadline: float,
     ) -> AIOKafkaProducer | None:
@@ -260,14 +280,14 @@ class Producer:
                     except NotifydError as error:
                         ended[number] = error
                     else:
-                        flights[number] = _Flight(future, inner, time.monotonic())
+                        flights[number] = Flight(future, inner, time.monotonic())
         except TimeoutError:
             # Nothing after this one was tried either, and none of them was handed over.
             late = no_room(self.pending if self._slots.locked() else 0)
             ended.update({number: late for number in todo[todo.index(number) :] if number not in flights})
         return None
 
-    def _outcome(self, record: OutRecord, flight: _Flight) -> RecordPlace | NotifydError | None:
+    def _outcome(self, record: OutRecord, flight: Flight) -> RecordPlace | NotifydError | None:
         """Read a future that is done; None: its producer is broken, the record is to be sent again."""
         future = flight.future
         error = future.exception() if not future.cancelled() else kafka.ProducerClosed()
@@ -300,7 +320,7 @@ class Producer:
         await self._slots.acquire()
         try:
             if record.topic not in self._known_topics:
-                await self._find_topic(inner, record.topic)
+                await self._learn(inner, record.topic)
             future: asyncio.Future[RecordMetadata] = await inner.send(
                 record.topic,
                 record.value,
@@ -331,6 +351,19 @@ class Producer:
         if not future.cancelled():
             # Nobody may be listening any more (cancelled, timed out): that is no "never retrieved".
             future.exception()
+
+    async def _learn(self, inner: AIOKafkaProducer, topic: str) -> None:
+        """Make sure that a topic exists: one question, however many write their first record."""
+        finding = self._finding.get(topic)
+        if finding is None:
+            finding = self._finding[topic] = asyncio.create_task(self._find_topic(inner, topic))
+            finding.add_done_callback(partial(self._found, topic))
+        await asyncio.shield(finding)  # who is cancelled must not take the answer away from the others
+
+    def _found(self, topic: str, finding: asyncio.Task[None]) -> None:
+        del self._finding[topic]
+        if not finding.cancelled():
+            finding.exception()  # as in `_release`
 
     async def _find_topic(self, inner: AIOKafkaProducer, topic: str) -> None:
         """Make sure that a topic exists, without asking for it by name, which could create it."""

@@ -62,6 +62,8 @@ def retry_record(record: Any, topics: Topics, rung: str, order: RetryOrder) -> O
 
 def foreign_headers(headers: Iterable[tuple[str, bytes]]) -> Sequence[tuple[str, bytes]]:
     """Return the headers that are not about a retry."""
+    if not headers:  # as most records
+        return ()
     return tuple((name, value) for name, value in headers if name not in _OURS)
 
 

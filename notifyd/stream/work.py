@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Any, Final, Protocol
 
 from notifyd.errors import ConfigError, PermanentError
@@ -27,8 +28,9 @@ _TRUST_MEMORY: Final = 2000
 #: Permanent errors that are about the surroundings rather than about the record.
 _ENDS_THE_ROLE: Final = frozenset({"topic_missing", "not_authorised"})
 
-#: The rest of a record's work: to be awaited once, or a future that many records may share.
-Rest = Coroutine[Any, Any, None] | asyncio.Future[None]
+#: The rest of a record's work: to be awaited once, or a future that many records may share; the former may
+#: end with the latter.
+Rest = Coroutine[Any, Any, asyncio.Future[None] | None] | asyncio.Future[None]
 RecordWork = Callable[[Batch, Record], Coroutine[Any, Any, Rest | None]]
 BatchWork = Callable[[Batch], Awaitable[None]]
 
@@ -48,9 +50,9 @@ class OnSurprise(Protocol):
 
 
 def work_on_records(
-    options: EngineOptions, work: RecordWork, on_surprise: OnSurprise, *, concurrency: int
+    options: EngineOptions, work: RecordWork, on_surprise: OnSurprise, *, concurrency: int, aside: int = 0
 ) -> Agent:
-    """Return an agent that runs `work` for each record, `concurrency` at a time.
+    """Return an agent that runs `work` for each record, `concurrency` at a time, and `aside` that are slow.
 
     Records of one partition with the same key are worked on one after the other, in one place
     for all of them, so that a busy key cannot take the places of others; those overtake freely.
@@ -58,7 +60,7 @@ def work_on_records(
     Work may return the rest of itself, which need not be done before the next record of the key
     begins: the record is acknowledged after the rest, or as failed where that raises.
     """
-    slots = Slots(concurrency)
+    slots = Slots(concurrency, aside=aside)
     records = _Records(work, _Edge(options, on_surprise), slots)
 
     async def agent(stream: AsyncIterator[Batch]) -> None:
@@ -80,14 +82,15 @@ class _Records:
         self._edge = edge
         self._slots = slots
 
-    def begin(self, batch: Batch, record: Record) -> None:
+    def begin(self, batch: Batch, record: Record, place: int) -> None:
         """Begin a record in the place that was taken for it; nobody of its key is at work."""
         flow, key = batch.flow, record.key
+        leave = partial(self._slots.free, place)
         if key:
             flow.lines[key] = None
-            flow.begin(self._work_on_line(batch, record), record, self._slots.free)
+            flow.begin(self._work_on_line(batch, record), record, leave)
         else:
-            flow.begin(self._work_on(batch, record), record, self._slots.free)
+            flow.begin(self._work_on(batch, record), record, leave)
 
     # These two repeat each other: a coroutine between them and the work is a tenth of a record's cost.
 
@@ -157,7 +160,9 @@ class _Records:
         finally:
             flow.shared.pop(shared, None)
 
-    async def _finish(self, batch: Batch, record: Record, rest: Coroutine[Any, Any, None]) -> None:
+    async def _finish(
+        self, batch: Batch, record: Record, rest: Coroutine[Any, Any, asyncio.Future[None] | None]
+    ) -> None:
         """Await the rest of the work, then ack its record."""
         if batch.flow.is_closed:
             # The work did not hear its end. The outcome is the next owner's to write: a retry or a
@@ -165,10 +170,13 @@ class _Records:
             rest.close()
             return
         try:
-            await rest
+            shared = await rest
         except (Exception, asyncio.CancelledError) as error:  # the outer edge, too
             await self._fail(batch, record, error)
         else:
+            if isinstance(shared, asyncio.Future):
+                self._ack_after(shared, batch, record)
+                return
             self._edge.worked(1)
             batch.flow.ack(record.offset)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import socket
 
 from notifyd.message.ids import new_id
 from notifyd.roles.deliver import DeliverRole
@@ -49,6 +50,23 @@ async def test_a_webhook_is_called_and_its_event_written(
     assert events["alice"].id == message_id
     assert events["alice"].attempt == 1
     assert (events["bob"].stage, events["bob"].reason) == ("skipped", "no_address")
+
+
+async def test_webhooks_that_hang_take_no_places_from_others(
+    settings: Settings, webhook_receiver: WebhookReceiver
+) -> None:
+    few = settings.model_copy(
+        update={"deliver_concurrency": 2, "deliver_aside": 10, "webhook_timeout_s": 60, "drain_s": 0.1}
+    )
+    silent = socket.create_server(("127.0.0.1", 0))  # takes connections, and never says a word
+    urls = {"hangs": f"http://127.0.0.1:{silent.getsockname()[1]}/", "is-well": webhook_receiver.url("/a")}
+    async with surroundings(few) as around, around.running(DeliverRole):
+        for user in ["hangs"] * 4 + ["is-well"] * 20:
+            contacts = {user: {"webhook": [{"url": urls[user]}]}}
+            await around.send(id=new_id(), to=[user], title="Hi", channels=["webhook"], contacts=contacts)
+        assert set(await stages(around, 20)) == {"sent"}
+    silent.close()
+    assert len(webhook_receiver.calls_to("/a")) == 20
 
 
 async def test_what_a_producer_repeats_is_delivered_once(settings: Settings) -> None:

@@ -24,6 +24,8 @@ class HostsConfig(msgspec.Struct, frozen=True):
     well: int
     of_each: int
     flag: str
+    #: How long a host that is well takes to answer.
+    answer_s: float = 0.0
 
     @property
     def count(self) -> int:
@@ -48,6 +50,8 @@ async def main(config: HostsConfig, journal: Journal, stop: asyncio.Event) -> No
             if number < config.well + config.of_each:
                 await asyncio.sleep(3600)
             status = 500
+        elif config.answer_s:
+            await asyncio.sleep(config.answer_s)
         message_id = request.headers.get("webhook-id", "-").partition("_")[0]
         journal.write(now_ms(), status, message_id, number)
         return web.Response(status=status)

@@ -135,11 +135,11 @@ class Trial:
                     self.most_kib = max(self.most_kib, int(line.split()[1]))
 
 
-async def run(directory: Path, per_host: int, only: str | None) -> bool:
+async def run(directory: Path, per_host: int, only: str | None, answer_s: float) -> bool:
     """Run it, and print what was seen."""
     flag = directory / "mended"
     async with Cluster(directory, {"deliver": 1}, {}) as cluster:
-        hosts = HostsConfig(cluster.hook_port, _WELL, _OF_EACH, str(flag))
+        hosts = HostsConfig(cluster.hook_port, _WELL, _OF_EACH, str(flag), answer_s)
         cluster.add_party("hosts", hosts, module="destination_hosts")
         deliver = cluster.roles["deliver-0"]
         deliver.start()
@@ -219,8 +219,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.storm.destinations", description=__doc__)
     parser.add_argument("--only", choices=("faults", "kills"), help="one half of it")
     parser.add_argument("--per-host", type=int, default=400, help="messages to each host (400)")
+    parser.add_argument(
+        "--answer-ms", type=float, default=0.0, help="how long a host that is well takes to answer (0 ms)"
+    )
     arguments = parser.parse_args()
-    return run_for_verdict("destinations", lambda folder: run(folder, arguments.per_host, arguments.only))
+    return run_for_verdict(
+        "destinations",
+        lambda folder: run(folder, arguments.per_host, arguments.only, arguments.answer_ms / 1000),
+    )
 
 
 if __name__ == "__main__":

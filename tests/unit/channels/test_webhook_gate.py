@@ -23,10 +23,37 @@ async def enter(door: Gate, host: str = "a") -> Place:
     return place
 
 
+async def enter_of(entering: asyncio.Task[Place | Closed]) -> Place:
+    place = await asyncio.wait_for(entering, 2)
+    assert isinstance(place, Place)
+    return place
+
+
 async def test_hosts_do_not_share_places() -> None:
     door, _ = gate(1)
     await enter(door, "a")
     assert isinstance(await door.enter("b"), Place)
+
+
+async def test_a_host_has_few_places_until_it_has_answered() -> None:
+    door, clock = gate(20)
+    places = [await enter(door) for _ in range(5)]
+    sixth = asyncio.create_task(door.enter("a"))
+    await asyncio.sleep(0)
+    assert not sixth.done()
+    clock.now += 0.01
+    door.leave(places.pop(), has_failed=True)
+    places.append(await enter_of(sixth))
+    last = asyncio.create_task(door.enter("a"))
+    await asyncio.sleep(0)
+    assert not last.done(), "a failure is no answer"
+    door.leave(places.pop(), has_failed=False)
+    places.append(await enter_of(last))
+    places += [await enter(door) for _ in range(15)]
+    one_more = asyncio.create_task(door.enter("a"))
+    await asyncio.sleep(0)
+    assert not one_more.done()
+    one_more.cancel()
 
 
 async def test_a_host_that_hangs_is_busy_at_once() -> None:

@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,7 +17,9 @@ from notifyd.settings import load_settings
 from notifyd.stream.batch import Batch, Record
 from notifyd.stream.engine import Agent, EngineOptions
 from notifyd.stream.flow import PartitionFlow
+from notifyd.stream.turns import Slots
 from notifyd.stream.work import LeftUndone, Rest, work_on_batches, work_on_records
+from tests.fixtures.waiting import eventually
 
 
 def options_of(failures: list[Exception]) -> EngineOptions:
@@ -140,6 +143,54 @@ async def test_a_busy_key_takes_one_place_and_starves_nobody() -> None:
     assert order[10:] == [b"hot"] * 20
     assert flow.uncommitted == 30
     assert not flow.lines
+
+
+async def test_records_that_hang_make_room_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("notifyd.stream.work.Slots", partial(Slots, slow_s=0.01))
+    done: list[int] = []
+    gate = asyncio.Event()
+
+    async def work(batch: Batch, record: Record) -> None:
+        if record.offset < 5:
+            await gate.wait()
+        done.append(record.offset)
+
+    agent = work_on_records(options_of([]), work, no_surprise, concurrency=2, aside=4)
+    queue: asyncio.Queue[Batch] = asyncio.Queue()
+    running = asyncio.ensure_future(agent(stream_of(queue)))
+    flow = flow_of()
+    queue.put_nowait(batch_of(flow, 20))
+    await eventually(lambda: len(done) == 15, what="those that do not hang")
+    assert done == list(range(5, 20))
+    assert flow.uncommitted == 0
+    gate.set()
+    await eventually(lambda: flow.uncommitted == 20, what="the others, too")
+    running.cancel()
+
+
+async def test_the_rest_of_a_record_may_end_in_a_future_that_others_share() -> None:
+    shared: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    began: list[int] = []
+
+    async def rest(number: int) -> asyncio.Future[None]:
+        began.append(number)
+        return shared
+
+    async def work(batch: Batch, record: Record) -> Rest:
+        return rest(record.offset)
+
+    agent = work_on_records(options_of([]), work, no_surprise, concurrency=5)
+    queue: asyncio.Queue[Batch] = asyncio.Queue()
+    running = asyncio.ensure_future(agent(stream_of(queue)))
+    flow = flow_of()
+    queue.put_nowait(batch_of(flow, 4))
+    await settle()
+    assert began == [0, 1, 2, 3]
+    assert flow.uncommitted == 0
+    shared.set_result(None)
+    await settle()
+    assert flow.uncommitted == 4
+    running.cancel()
 
 
 async def test_what_one_partition_has_in_line_does_not_hold_up_another() -> None:

@@ -1,0 +1,179 @@
+"""Records of many writers handed over together: each waits for its own, whatever becomes of the others'."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+
+import pytest
+import structlog
+
+from notifyd.dev.kafka import LocalKafka
+from notifyd.errors import PermanentError
+from notifyd.metrics import Metrics
+from notifyd.settings import Settings
+from notifyd.stream.held_writer import HeldWriter
+from notifyd.stream.producer import OutRecord, Producer
+from notifyd.stream.reading import read_topic
+from notifyd.stream.topics import Topics, create_topics, dlq_max_bytes
+from tests.fixtures.kafka import settings_for
+from tests.fixtures.waiting import eventually
+
+
+async def count_of(settings: Settings) -> Counter[bytes]:
+    topic = Topics.of(settings).messages
+    return Counter([record.value async for record in read_topic(settings, topic)])
+
+
+@pytest.fixture
+async def topic(settings: Settings) -> str:
+    await create_topics(settings)
+    return Topics.of(settings).messages
+
+
+@pytest.fixture
+async def producer(settings: Settings, topic: str) -> AsyncIterator[Producer]:
+    found = Producer(settings, Metrics(), client_id="test")
+    await found.start()
+    yield found
+    await found.stop(1)
+
+
+async def test_what_comes_together_is_written_once_each_and_counted(
+    settings: Settings, producer: Producer, topic: str
+) -> None:
+    writer = HeldWriter(producer, 0.01, patience_s=5)
+    pairs = [[OutRecord(topic, b"%d-%d" % (number, part)) for part in range(2)] for number in range(500)]
+    await asyncio.gather(*(writer.write(pair) for pair in pairs))
+    assert await count_of(settings) == Counter([record.value for pair in pairs for record in pair])
+    assert producer._meters(topic)[0]._value.get() == 1000
+
+
+async def test_many_who_write_their_first_record_to_a_topic_ask_for_it_once(
+    producer: Producer, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, questions = producer._inner.client, []
+    ask = client.fetch_all_metadata
+
+    async def counted() -> object:
+        questions.append(topic)
+        return await ask()
+
+    monkeypatch.setattr(client, "fetch_all_metadata", counted)
+    await asyncio.gather(*(producer.send(OutRecord(topic, b"%d" % number)) for number in range(200)))
+    assert len(questions) == 1
+
+
+async def test_who_gave_up_before_the_handing_over_is_not_written(
+    settings: Settings, producer: Producer, topic: str
+) -> None:
+    writer = HeldWriter(producer, 0.2, patience_s=5)
+    writing = [asyncio.create_task(writer.write([OutRecord(topic, b"%d" % number)])) for number in range(4)]
+    await asyncio.sleep(0)
+    writing[1].cancel()
+    await asyncio.gather(*writing, return_exceptions=True)
+    assert [task.cancelled() for task in writing] == [False, True, False, False]
+    assert await count_of(settings) == Counter([b"0", b"2", b"3"])
+
+
+async def test_one_that_can_never_be_written_is_the_error_of_its_own_writer_alone(
+    settings: Settings, producer: Producer, topic: str
+) -> None:
+    writer = HeldWriter(producer, 0.01, patience_s=5)
+    huge = OutRecord(topic, b"x" * (dlq_max_bytes(settings) + 1))
+    missing = OutRecord(f"{topic}-nobody-made-this", b"v")
+    results = await asyncio.gather(
+        writer.write([OutRecord(topic, b"before")]),
+        writer.write([OutRecord(topic, b"beside"), huge]),
+        writer.write([missing]),
+        writer.write([OutRecord(topic, b"after")]),
+        return_exceptions=True,
+    )
+    assert [type(result) for result in results] == [type(None), PermanentError, PermanentError, type(None)]
+    assert [getattr(result, "reason", None) for result in results[1:3]] == [
+        "record_too_large",
+        "topic_missing",
+    ]
+    assert await count_of(settings) == Counter([b"before", b"beside", b"after"])
+
+
+# With a broker of its own
+
+
+@pytest.fixture
+async def faulty(own_kafka: LocalKafka, topic_prefix: str) -> AsyncIterator[tuple[Settings, Producer]]:
+    settings = settings_for(
+        own_kafka.bootstrap_servers,
+        is_embedded=False,
+        topic_prefix=topic_prefix,
+        producer_timeout_s=1.0,
+        producer_max_pending=200,
+    )
+    await create_topics(settings)
+    producer = Producer(settings, Metrics(), client_id="test")
+    await producer.start()
+    yield settings, producer
+    await producer.stop(1)
+
+
+async def test_a_broker_killed_in_between_loses_nothing_and_doubles_nothing(
+    own_kafka: LocalKafka, faulty: tuple[Settings, Producer]
+) -> None:
+    settings, producer = faulty
+    topic = Topics.of(settings).messages
+    writer = HeldWriter(producer, 0.01, patience_s=settings.producer_timeout_s)
+    sent: list[bytes] = []
+    is_over = False
+
+    async def write(name: int) -> None:
+        number = 0
+        while not is_over:
+            value = b"%d-%d" % (name, number)
+            await writer.write([OutRecord(topic, value)])
+            sent.append(value)
+            number += 1
+
+    writers = [asyncio.create_task(write(name)) for name in range(50)]
+    try:
+        for _ in range(2):
+            before = len(sent)
+            await eventually(lambda before=before: len(sent) > before + 300, timeout_s=60)  # type: ignore[misc]
+            await asyncio.to_thread(own_kafka.kill)
+            await asyncio.to_thread(own_kafka.start)
+        before = len(sent)
+        await eventually(lambda: len(sent) > before + 300, timeout_s=60)
+    finally:
+        is_over = True
+        await asyncio.wait(writers, timeout=60)
+    assert [task.exception() for task in writers] == [None] * 50
+    found = await count_of(settings)
+    assert set(sent) <= set(found)
+    assert [value for value, times in found.items() if times > 1] == []
+
+
+async def test_a_freeze_is_waited_out_with_one_line_and_who_gave_up_in_it_is_not_written(
+    own_kafka: LocalKafka, faulty: tuple[Settings, Producer]
+) -> None:
+    settings, producer = faulty
+    topic = Topics.of(settings).messages
+    writer = HeldWriter(producer, 0.01, patience_s=settings.producer_timeout_s)
+    await writer.write([OutRecord(topic, b"first")])
+    with structlog.testing.capture_logs() as lines:
+        own_kafka.pause()
+        try:
+            # More than the buffer holds: the last ones are not handed over while the broker stands still.
+            writing = [
+                asyncio.create_task(writer.write([OutRecord(topic, b"%d" % number)])) for number in range(220)
+            ]
+            await eventually(lambda: bool(lines), timeout_s=20)
+            assert not any(task.done() for task in writing)
+            assert producer.pending == 200
+            for task in writing[210:]:
+                task.cancel()
+            await asyncio.wait(writing[210:])
+        finally:
+            own_kafka.resume()
+        await asyncio.wait_for(asyncio.gather(*writing[:210]), 60)
+    assert [line["event"] for line in lines] == ["waiting_to_produce", "producing_again"]
+    assert await count_of(settings) == Counter([b"first", *(b"%d" % number for number in range(210))])

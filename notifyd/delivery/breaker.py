@@ -37,7 +37,7 @@ class BreakerPolicy:
     """When to pause, and for how long.
 
     At least `min_dead` deaths, and more than `share` (0 to 1) of all outcomes, within the last
-    `window_s` seconds pause a pair for `pause_s` seconds.
+    `window_s` seconds (whole ones) pause a pair for `pause_s` seconds.
     """
 
     share: float = 0.5
@@ -47,8 +47,20 @@ class BreakerPolicy:
 
 
 @dataclass(slots=True)
+class _Second:
+    """The outcomes of one second."""
+
+    at_s: int
+    count: int = 0
+    dead: int = 0
+
+
+@dataclass(slots=True)
 class _Pair:
-    outcomes: deque[tuple[float, bool]] = field(default_factory=deque)
+    """The seconds of the window in which something ended, and their sums."""
+
+    seconds: deque[_Second] = field(default_factory=deque)
+    count: int = 0
     dead: int = 0
     paused_until_s: float = 0.0
 
@@ -72,16 +84,29 @@ class Breaker:
         self._pairs[key] = pair
         if len(self._pairs) > _MAX_PAIRS:
             del self._pairs[next(iter(self._pairs))]
-        pair.outcomes.append((now_s, is_dead))
-        pair.dead += is_dead
-        while pair.outcomes[0][0] < now_s - self._policy.window_s:
-            pair.dead -= pair.outcomes.popleft()[1]
+        _count(pair, is_dead, int(now_s), first_s=int(now_s - self._policy.window_s))
         if now_s < pair.paused_until_s or pair.dead < self._policy.min_dead:
             return False
-        if pair.dead <= self._policy.share * len(pair.outcomes):
+        if pair.dead <= self._policy.share * pair.count:
             return False
         pair.paused_until_s = now_s + self._policy.pause_s
         # After the pause it is judged by what comes then, not by what is long known.
-        pair.outcomes.clear()
-        pair.dead = 0
+        pair.seconds.clear()
+        pair.count = pair.dead = 0
         return True
+
+
+def _count(pair: _Pair, is_dead: bool, at_s: int, *, first_s: int) -> None:
+    """Count an outcome of the second `at_s`, and forget those before `first_s`."""
+    seconds = pair.seconds
+    if not seconds or seconds[-1].at_s != at_s:
+        seconds.append(_Second(at_s))
+    seconds[-1].count += 1
+    pair.count += 1
+    if is_dead:
+        seconds[-1].dead += 1
+        pair.dead += 1
+    while seconds[0].at_s < first_s:
+        gone = seconds.popleft()
+        pair.count -= gone.count
+        pair.dead -= gone.dead

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
+
 from notifyd.delivery.event import FIRST_RUN
 
 #: Reasons that the sweep gives.
@@ -23,8 +25,7 @@ UNACKED_S: Final = 24 * 3600.0
 LATER_S: Final = 30.0
 
 
-@dataclass(frozen=True, slots=True)
-class Overdue:
+class Overdue(msgspec.Struct, frozen=True, gc=False):
     """A delivery past its `next_check_at`, with what its message's row knows.
 
     `partition` and `offset` are where it came to be due, in `incarnation`; times are Unix milliseconds.

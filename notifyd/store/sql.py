@@ -42,9 +42,15 @@ def query(name: str) -> str:
 
 
 @cache
-def prepared(name: str) -> Prepared:
-    """Read `queries/<name>.sql` as a statement to be prepared; what types it has its text must tell."""
+def prepared(name: str, **constants: int) -> Prepared:
+    """Read `queries/<name>.sql` as a statement to be prepared; what types it has its text must tell.
+
+    `constants` are parameters that the planner has to know, a `LIMIT` for one: few values, a plan for each.
+    """
     text = query(name)
+    for parameter, value in constants.items():
+        text = text.replace(f"%({parameter})s", str(int(value)))
+        name += f"_{parameter}_{int(value)}"
     names = list(dict.fromkeys(_PARAMETER.findall(text)))
     numbered = _PARAMETER.sub(lambda found: f"${names.index(found[1]) + 1}", text)
     given = ", ".join(f"%({one})s" for one in names)

@@ -16,7 +16,7 @@ from notifyd.store.alone import alone
 from notifyd.store.cipher import ContentKeyError
 from notifyd.store.events import days_params
 from notifyd.store.pool import Database, Transaction
-from notifyd.store.sql import query
+from notifyd.store.sql import prepared, query
 
 #: Nothing is known of a new day's tables, and the planner would rather read the whole of them.
 _BY_KEY: Final = "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; "
@@ -152,7 +152,7 @@ class SweepStore:
 
 
 async def _lease_due(tx: Transaction, horizon_ms: int, limit: int, lease_s: float) -> list[Overdue]:
-    due = await tx.fetch(query("claim_due"), {"horizon": horizon_ms, "limit": limit})
+    due = await tx.fetch(prepared("claim_due", limit=limit), {"horizon": horizon_ms})
     if not due:
         return []
     ids, users, channels, days = zip(*due, strict=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 
 import pytest
@@ -10,6 +11,7 @@ import pytest_asyncio
 from notifyd.errors import NotifydError
 from notifyd.store.inbox import read_originals, read_page, read_user_state
 from notifyd.store.sql import prepared
+from notifyd.store.sweep import SweepStore
 from tests.fixtures.inbox import ago, put
 from tests.fixtures.store import Store, open_database
 
@@ -32,6 +34,17 @@ async def test_a_page_is_read_by_a_plan_made_once(store: Store) -> None:
         assert len(page.rows) == len(await read_originals(store.database, page.rows)) == number + 1
     for name in ("read_user_state", "read_inbox", "read_originals"):
         assert await store.database.fetch(_PLANS, {"name": name}) == [(3, 0)], name
+
+
+async def test_the_sweep_finds_what_is_due_by_a_plan_made_once_for_its_limit(store: Store) -> None:
+    for number in range(5):
+        await put(store, ago(minutes=number))
+    await store.fetch("UPDATE delivery SET next_check_at = now() - interval '1 second'")
+    sweep, horizon_ms = SweepStore(store.database), int(time.time() * 1000)
+    found = [len(await sweep.claim_due(horizon_ms, limit=limit, lease_s=60.0)) for limit in (2, 1, 2, 2)]
+    assert found == [2, 1, 2, 0]
+    assert await store.database.fetch(_PLANS, {"name": "claim_due_limit_2"}) == [(3, 0)]
+    assert await store.database.fetch(_PLANS, {"name": "claim_due_limit_1"}) == [(1, 0)]
 
 
 async def test_a_plan_sees_days_that_came_after_it(store: Store) -> None:

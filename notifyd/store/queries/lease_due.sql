@@ -21,11 +21,11 @@ SELECT c.message_id::text, c.day::text, c.user_id, c.channel, c.state, c.run, c.
  CROSS JOIN LATERAL (SELECT * FROM message
                       WHERE id = c.message_id AND day = c.day AND day = ANY(%(day_set)s::date[])) AS m
   -- The inbox has the position of a release, and knows who has seen what; for all others it is not looked into,
-  -- for nothing is found under the key NULL. It is the dearest of the four: users are far from each other.
+  -- for nothing is found under the key NULL.
   LEFT JOIN LATERAL (SELECT * FROM inbox
-                      WHERE user_id = CASE WHEN m.released_at IS NOT NULL OR c.reason = 'fallback'
-                                           THEN c.user_id END
-                        AND message_id = c.message_id AND day = c.day AND day = ANY(%(day_set)s::date[])) AS i
+                      WHERE message_id = CASE WHEN m.released_at IS NOT NULL OR c.reason = 'fallback'
+                                              THEN c.message_id END
+                        AND user_id = c.user_id AND day = c.day AND day = ANY(%(day_set)s::date[])) AS i
          ON true
   JOIN incarnation ON incarnation.id = coalesce(i.incarnation_id, m.incarnation_id)
  ORDER BY c.message_id, c.user_id, c.channel

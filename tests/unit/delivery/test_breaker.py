@@ -46,12 +46,22 @@ def test_what_ends_during_a_pause_does_not_lengthen_it() -> None:
     assert breaker.paused_for_s("a", "webhook", 1.0) == 29.0
 
 
+def test_it_keeps_a_second_and_not_each_outcome() -> None:
+    breaker = Breaker(POLICY)
+    for n in range(100_000):
+        breaker.note("a", "webhook", is_dead=False, now_s=n / 1000)
+    [pair] = breaker._pairs.values()
+    assert len(pair.seconds) <= 62
+    assert pair.count == 61_000
+
+
 @given(st.lists(st.tuples(st.floats(0, 5), st.booleans()), max_size=200))
 def test_it_agrees_with_a_plain_count(steps: list[tuple[float, bool]]) -> None:
     breaker, now, seen, until = Breaker(POLICY), 0.0, [], 0.0
     for step, is_dead in steps:
         now += step
-        seen = [(at, dead) for at, dead in [*seen, (now, is_dead)] if at >= now - POLICY.window_s]
+        first = int(now - POLICY.window_s)
+        seen = [(at, dead) for at, dead in [*seen, (now, is_dead)] if int(at) >= first]
         dead = sum(dead for _, dead in seen)
         expected = now >= until and dead >= POLICY.min_dead and dead > POLICY.share * len(seen)
         assert breaker.note("a", "c", is_dead=is_dead, now_s=now) == expected

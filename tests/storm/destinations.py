@@ -220,7 +220,7 @@ def main() -> int:
     parser.add_argument("--only", choices=("faults", "kills"), help="one half of it")
     parser.add_argument("--per-host", type=int, default=400, help="messages to each host (400)")
     parser.add_argument(
-        "--answer-ms", type=float, default=0.0, help="how long a host that is well takes to answer (0 ms)"
+        "--answer-ms", type=float, default=50.0, help="how long a host that is well takes to answer (50 ms)"
     )
     arguments = parser.parse_args()
     return run_for_verdict(

@@ -20,6 +20,8 @@ from notifyd.channels.webhook_answers import outcome_of_error
 from notifyd.channels.webhook_url import host_of, parse_url
 from notifyd.delivery.outcome import Dead, Outcome, Retry
 from notifyd.errors import PermanentError
+from notifyd.metrics import Metrics
+from notifyd.settings import Settings
 
 _DNS_CACHE_S: Final = 30
 _CLOSED: Final = {
@@ -32,31 +34,35 @@ class HttpCalls:
     """A pool of connections for one channel.
 
     A call ends within `timeout_s` and the wait for a place (1 s for each host at most). `calls` shows how
-    many are under way, `down` how many hosts are down. `lookup` and `ssl_context` are ports for tests.
+    many are under way. `lookup` and `ssl_context` are ports for tests.
     """
 
     def __init__(
         self,
         channel: str,
+        settings: Settings,
+        metrics: Metrics,
         *,
         timeout_s: float,
-        allow_private: bool,
-        max_connections: int,
         host_concurrency: int,
         calls: Gauge,
-        down: Gauge,
         lookup: Lookup | None = None,
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
         self._channel = channel
         self._timeout_s = timeout_s
-        self._allow_private = allow_private
-        self._max_connections = max_connections
+        self._allow_private = settings.webhook_allow_private
+        self._max_connections = settings.deliver_concurrency + settings.deliver_aside
         self._under_way = 0
         calls.set_function(lambda: self._under_way)
         self._lookup = lookup
         self._ssl_context = ssl_context
-        self._gate = Gate(host_concurrency, warm_s=KEEPALIVE_S, clock=time.monotonic, down=down)
+        self._gate = Gate(
+            host_concurrency,
+            warm_s=KEEPALIVE_S,
+            clock=time.monotonic,
+            down=metrics.hosts_down.labels(channel),
+        )
         self._client: HttpClient | None = None
 
     async def start(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 import time
-from collections.abc import Callable
+from functools import lru_cache
 
 import msgspec
 from yarl import URL
@@ -17,7 +17,7 @@ from notifyd.channels.webhook_answers import outcome_of_status
 from notifyd.channels.webhook_request import make_request
 from notifyd.delivery.contact import Contact
 from notifyd.delivery.outcome import Dead, Outcome, Skip
-from notifyd.message.envelope import Message, public_envelope
+from notifyd.message.envelope import public_envelope
 from notifyd.metrics import Metrics
 from notifyd.settings import Settings
 
@@ -26,8 +26,8 @@ class WebhookChannel:
     """The channel `webhook`.
 
     A send ends within `webhook_timeout_s` and the wait for a place (1 s for each host at most);
-    the URLs of a user are called at the same time. `lookup`, `ssl_context` and `clock` (Unix
-    time in seconds) are ports for tests.
+    the URLs of a user are called at the same time. `lookup` and `ssl_context` are
+    ports for tests.
     """
 
     name = "webhook"
@@ -39,30 +39,21 @@ class WebhookChannel:
         *,
         lookup: Lookup | None = None,
         ssl_context: ssl.SSLContext | None = None,
-        clock: Callable[[], float] = time.time,
     ) -> None:
-        self._clock = clock
         self._http = HttpCalls(
             self.name,
+            settings,
+            metrics,
             timeout_s=settings.webhook_timeout_s,
-            allow_private=settings.webhook_allow_private,
-            max_connections=settings.deliver_concurrency + settings.deliver_aside,
             host_concurrency=settings.webhook_host_concurrency,
             calls=metrics.webhook_calls,
-            down=metrics.hosts_down.labels(self.name),
             lookup=lookup,
             ssl_context=ssl_context,
         )
+        # Connections are all that there is to open and to close.
+        self.start, self.stop = self._http.start, self._http.stop
         # The recipients of a message come one after another: encode it once for all of them.
-        self._latest: tuple[Message | None, bytes] = (None, b"")
-
-    async def start(self) -> None:
-        """Open the pool of connections."""
-        await self._http.start()
-
-    async def stop(self) -> None:
-        """Close all connections. Calls under way are cut: drain before."""
-        await self._http.stop()
+        self._envelope = lru_cache(maxsize=1)(public_envelope)
 
     async def send(self, delivery: Delivery, contact: Contact) -> Outcome:
         """Call every URL of `contact` once, a repeated one only the first time."""
@@ -71,16 +62,14 @@ class WebhookChannel:
 
         def make(index: int, url: URL) -> Request | Dead:
             body = self._body(delivery)
-            return make_request(url, contact.webhook[index], delivery, body, now_s=self._clock())
+            return make_request(url, contact.webhook[index], delivery, body, now_s=time.time())
 
-        return await self._http.send([address.url for address in contact.webhook], make, self._judge)
-
-    def _judge(self, reply: Reply) -> Outcome:
-        return outcome_of_status(reply.status, reply.retry_after, now_s=self._clock())
+        return await self._http.send([address.url for address in contact.webhook], make, _judge)
 
     def _body(self, delivery: Delivery) -> bytes:
-        message, envelope = self._latest
-        if message is not delivery.message:
-            envelope = public_envelope(delivery.message)
-            self._latest = (delivery.message, envelope)
+        envelope = self._envelope(delivery.message)
         return b'{"user":' + msgspec.json.encode(delivery.user) + b',"message":' + envelope + b"}"
+
+
+def _judge(reply: Reply) -> Outcome:
+    return outcome_of_status(reply.status, reply.retry_after, now_s=time.time())

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import ssl
 import time
-from collections.abc import Callable
+from functools import lru_cache
 
 from yarl import URL
 
@@ -17,7 +16,6 @@ from notifyd.channels.webpush_request import Vapid, make_plain, make_push
 from notifyd.delivery.contact import Contact
 from notifyd.delivery.outcome import Dead, Outcome, Skip
 from notifyd.errors import ConfigError
-from notifyd.message.envelope import Message
 from notifyd.metrics import Metrics
 from notifyd.settings import Settings
 
@@ -26,45 +24,28 @@ class WebPushChannel:
     """The channel `webpush`.
 
     A send ends within `webpush_timeout_s` and the wait for a place (1 s for each push service at most).
-    `lookup`, `ssl_context` and `clock` (Unix time in seconds) are ports for tests.
+    `lookup` is a port for tests.
     """
 
     name = "webpush"
 
-    def __init__(
-        self,
-        settings: Settings,
-        metrics: Metrics,
-        *,
-        lookup: Lookup | None = None,
-        ssl_context: ssl.SSLContext | None = None,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics, *, lookup: Lookup | None = None) -> None:
         if settings.webpush_key is None:
             raise ConfigError("NOTIFYD_WEBPUSH_KEY is not set", reason="bad_setting")
         self._vapid = Vapid(settings.webpush_key.get_secret_value(), settings.webpush_subject)
-        self._clock = clock
         self._http = HttpCalls(
             self.name,
+            settings,
+            metrics,
             timeout_s=settings.webpush_timeout_s,
-            allow_private=settings.webhook_allow_private,
-            max_connections=settings.deliver_concurrency + settings.deliver_aside,
             host_concurrency=settings.webpush_host_concurrency,
             calls=metrics.webpush_calls,
-            down=metrics.hosts_down.labels(self.name),
             lookup=lookup,
-            ssl_context=ssl_context,
         )
+        # Connections are all that there is to open and to close.
+        self.start, self.stop = self._http.start, self._http.stop
         # The recipients of a message come one after another: cut it to size once for all of them.
-        self._latest: tuple[Message | None, bytes] = (None, b"")
-
-    async def start(self) -> None:
-        """Open the pool of connections."""
-        await self._http.start()
-
-    async def stop(self) -> None:
-        """Close all connections. Calls under way are cut: drain before."""
-        await self._http.stop()
+        self._plain = lru_cache(maxsize=1)(make_plain)
 
     async def send(self, delivery: Delivery, contact: Contact) -> Outcome:
         """Push to every subscription of `contact` once, a repeated one only the first time."""
@@ -73,19 +54,13 @@ class WebPushChannel:
 
         def make(index: int, url: URL) -> Request | Dead:
             plain = self._plain(delivery.message)
-            return make_push(url, contact.webpush[index], delivery, plain, self._vapid, now_s=self._clock())
+            return make_push(url, contact.webpush[index], delivery, plain, self._vapid, now_s=time.time())
 
-        return await self._http.send([one.endpoint for one in contact.webpush], make, self._judge)
+        return await self._http.send([one.endpoint for one in contact.webpush], make, _judge)
 
-    def _judge(self, reply: Reply) -> Outcome:
-        if reply.status == 404:
-            # The service does not know the subscription any more (RFC 8030, 7.3), as with 410.
-            return Dead("gone", "HTTP 404")
-        return outcome_of_status(reply.status, reply.retry_after, now_s=self._clock())
 
-    def _plain(self, message: Message) -> bytes:
-        latest, plain = self._latest
-        if latest is not message:
-            plain = make_plain(message)
-            self._latest = (message, plain)
-        return plain
+def _judge(reply: Reply) -> Outcome:
+    if reply.status == 404:
+        # The service does not know the subscription any more (RFC 8030, 7.3), as with 410.
+        return Dead("gone", "HTTP 404")
+    return outcome_of_status(reply.status, reply.retry_after, now_s=time.time())

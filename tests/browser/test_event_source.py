@@ -6,8 +6,8 @@ import asyncio
 import json
 import re
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -15,6 +15,7 @@ import pytest
 from playwright.sync_api import BrowserContext
 
 from tests.browser.conftest import ROOT
+from tests.fixtures.own_thread import OwnThread
 from tests.fixtures.push import PushServer, make_message, running_push_server
 
 
@@ -43,21 +44,18 @@ class Site:
         self._server.server_close()
 
 
-class Background:
-    """A push server on a loop in a thread of its own: Playwright has this one."""
+class Background(OwnThread):
+    """A push server in a thread of its own: Playwright has this one."""
+
+    server: PushServer
 
     def __init__(self, **overrides: Any) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._is_over = asyncio.Event()
-        self._ready: Future[PushServer] = Future()
-        self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._run(overrides),))
-        self._thread.start()
-        self.server = self._ready.result(20)
+        self._overrides = overrides
 
-    async def _run(self, overrides: dict[str, Any]) -> None:
-        async with running_push_server(**overrides) as server:
-            self._ready.set_result(server)
-            await self._is_over.wait()
+    @asynccontextmanager
+    async def serve(self) -> AsyncIterator[None]:
+        async with running_push_server(**self._overrides) as self.server:
+            yield
 
     def call(self, function: Callable[[], Any]) -> Any:
         """Call a function on the server's loop."""
@@ -65,12 +63,7 @@ class Background:
         async def run() -> Any:
             return function()
 
-        return asyncio.run_coroutine_threadsafe(run(), self._loop).result(20)
-
-    def stop(self) -> None:
-        self._loop.call_soon_threadsafe(self._is_over.set)
-        self._thread.join(20)
-        self._loop.close()
+        return asyncio.run_coroutine_threadsafe(run(), self.loop).result(20)
 
 
 @pytest.fixture
@@ -86,11 +79,10 @@ def page_of_another_origin() -> Iterator[tuple[Site, Background]]:
         )
 
     site = Site(html)
-    background = Background(ws_origins=(site.origin,), ws_heartbeat_s=1)
     try:
-        yield site, background
+        with Background(ws_origins=(site.origin,), ws_heartbeat_s=1) as background:
+            yield site, background
     finally:
-        background.stop()
         site.stop()
 
 

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 import structlog
+from aiokafka import errors as kafka
 
 from notifyd.dev.kafka import LocalKafka
 from notifyd.errors import PermanentError
@@ -177,3 +178,59 @@ async def test_a_freeze_is_waited_out_with_one_line_and_who_gave_up_in_it_is_not
         await asyncio.wait_for(asyncio.gather(*writing[:210]), 60)
     assert [line["event"] for line in lines] == ["waiting_to_produce", "producing_again"]
     assert await count_of(settings) == Counter([b"first", *(b"%d" % number for number in range(210))])
+
+
+async def fill(writer: HeldWriter, producer: Producer, topic: str, count: int) -> list[asyncio.Task[None]]:
+    """Begin to write so many records, and return once all are handed over."""
+    writing = [
+        asyncio.create_task(writer.write([OutRecord(topic, b"%d" % number)])) for number in range(count)
+    ]
+    await eventually(lambda: producer.pending == count, what="the buffer to fill")
+    return writing
+
+
+async def test_who_gives_up_while_it_waits_for_room_is_not_written_and_who_is_behind_it_is(
+    own_kafka: LocalKafka, faulty: tuple[Settings, Producer]
+) -> None:
+    settings, producer = faulty
+    topic = Topics.of(settings).messages
+    writer = HeldWriter(producer, 0.01, patience_s=settings.producer_timeout_s)
+    await writer.write([OutRecord(topic, b"first")])
+    own_kafka.pause()
+    try:
+        writing = await fill(writer, producer, topic, 200)
+        late, behind = (
+            asyncio.create_task(writer.write([OutRecord(topic, value)])) for value in (b"late", b"behind")
+        )
+        await eventually(lambda: bool(producer._slots._waiters), what="one to wait for room")
+        late.cancel()
+        await asyncio.wait([late])
+    finally:
+        own_kafka.resume()
+    await asyncio.wait_for(asyncio.gather(*writing, behind), 60)
+    expected = [b"first", b"behind", *(b"%d" % number for number in range(200))]
+    assert await count_of(settings) == Counter(expected)
+
+
+async def test_what_waits_for_room_while_the_one_before_it_fails_is_written_once(
+    own_kafka: LocalKafka, faulty: tuple[Settings, Producer]
+) -> None:
+    settings, producer = faulty
+    topic = Topics.of(settings).messages
+    writer = HeldWriter(producer, 0.01, patience_s=settings.producer_timeout_s)
+    under_way, fails, waits = (OutRecord(topic, byte * 100_000, partition=0) for byte in (b"u", b"f", b"w"))
+    await writer.write([OutRecord(topic, b"first")])
+    own_kafka.pause()
+    try:
+        # The first one is sent and not answered, the second one fills what may be sent next.
+        first = asyncio.create_task(writer.write([under_way]))
+        await eventually(lambda: bool(producer._inner._sender._muted_partitions), what="a request")
+        pair = asyncio.create_task(writer.write([fails, waits]))
+        await eventually(lambda: producer.pending == 2, what="all to be handed over but the last one")
+        await asyncio.sleep(0.1)
+        list(producer._pending)[-1].set_exception(kafka.RequestTimedOutError())
+        await asyncio.sleep(0.1)
+    finally:
+        own_kafka.resume()
+    await asyncio.wait_for(asyncio.gather(first, pair), 60)
+    assert (await count_of(settings))[waits.value] == 1

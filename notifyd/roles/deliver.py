@@ -101,6 +101,9 @@ class DeliverRole(StreamingRole):
             context.producer, settings.events_linger_s, patience_s=settings.producer_timeout_s
         )
         self._slots = Slots(settings.deliver_concurrency, aside=settings.deliver_aside)
+        #: Deliveries begun of messages to many: those of one after those of another, as there may be places.
+        self._begun = asyncio.Semaphore(settings.deliver_concurrency + settings.deliver_aside)
+        self._turn_of_many = asyncio.Lock()
         self._retry_topics = frozenset(retry_topics)
         self._retries = RetryJobs(context.limits)
         self._recent = RecentIds()
@@ -207,13 +210,28 @@ class DeliverRole(StreamingRole):
         """Try every delivery of a job; all have ended when it returns or raises."""
         if len(job.pairs) == 1:  # as most have: a task of its own would be a tenth of the cost
             return [await self._deliver(job, *job.pairs[0])]
-        deliveries = (self._deliver(job, user, channel) for user, channel in job.pairs)
+        tasks: list[asyncio.Task[_Result]] = []
+        try:
+            # Hundreds of messages to a thousand each would be a gigabyte of tasks in line for a place.
+            async with self._turn_of_many:
+                for user, channel in job.pairs:
+                    await self._begun.acquire()
+                    tasks.append(asyncio.create_task(self._deliver(job, user, channel)))
+                    tasks[-1].add_done_callback(self._ended)
+        except asyncio.CancelledError:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            raise
         results: list[_Result] = []
-        for result in await asyncio.gather(*deliveries, return_exceptions=True):
+        for result in await asyncio.gather(*tasks, return_exceptions=True):
             if isinstance(result, BaseException):
                 raise result
             results.append(result)
         return results
+
+    def _ended(self, _: asyncio.Task[_Result]) -> None:
+        self._begun.release()
 
     async def _sent_on(self, job: Job, order: RetryOrder) -> bool:
         """Send a retry that is due later through the largest rung that still fits; no attempt is counted."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import json
 import socket
@@ -67,6 +68,30 @@ async def test_webhooks_that_hang_take_no_places_from_others(
         assert set(await stages(around, 20)) == {"sent"}
     silent.close()
     assert len(webhook_receiver.calls_to("/a")) == 20
+
+
+async def test_a_message_to_many_waits_in_line_by_itself_not_with_each_of_its_deliveries(
+    settings: Settings,
+) -> None:
+    few = settings.model_copy(
+        update={"deliver_concurrency": 20, "deliver_aside": 10, "stub_script": "slow:0.01"}
+    )
+    most = 0
+
+    async def all_sent(around: Surroundings) -> bool:
+        nonlocal most
+        most = max(most, len(asyncio.all_tasks()))
+        value = around.context.metrics.registry.get_sample_value
+        labels = {"channel": "stub", "outcome": "done", "reason": ""}
+        return value("notifyd_deliveries_total", labels) == 2000
+
+    async with surroundings(few) as around, around.running(DeliverRole):
+        for number in range(10):
+            to = [f"{number}-{user}" for user in range(200)]
+            await around.send(id=new_id(), to=to, title="Hi", channels=["stub"])
+        await eventually(lambda: all_sent(around), what="all deliveries")
+        assert set(await stages(around, 2000)) == {"sent"}
+    assert most < 200
 
 
 async def test_what_a_producer_repeats_is_delivered_once(settings: Settings) -> None:

@@ -7,8 +7,9 @@ import time
 from typing import Final
 
 from notifyd.channels.http_calls import new_client
-from notifyd.channels.http_client import HttpClient, Request
+from notifyd.channels.http_client import HttpClient
 from notifyd.channels.http_faults import HttpFault
+from notifyd.channels.http_message import Request
 from notifyd.channels.webhook_answers import outcome_of_error, outcome_of_status
 from notifyd.channels.webhook_request import parse_secret, signed_headers
 from notifyd.channels.webhook_url import parse_url

@@ -13,8 +13,9 @@ from yarl import URL
 
 from notifyd.channels.addresses import GuardedResolver, Lookup, SystemLookup
 from notifyd.channels.gate import Closed, Gate, Place
-from notifyd.channels.http_client import KEEPALIVE_S, HttpClient, Reply, Request
+from notifyd.channels.http_client import KEEPALIVE_S, HttpClient
 from notifyd.channels.http_faults import HttpFault
+from notifyd.channels.http_message import Reply, Request
 from notifyd.channels.outcomes import combine
 from notifyd.channels.webhook_answers import outcome_of_error
 from notifyd.channels.webhook_url import host_of, parse_url

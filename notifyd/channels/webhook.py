@@ -11,7 +11,7 @@ from yarl import URL
 
 from notifyd.channels.addresses import Lookup
 from notifyd.channels.http_calls import HttpCalls
-from notifyd.channels.http_client import Reply, Request
+from notifyd.channels.http_message import Reply, Request
 from notifyd.channels.port import Delivery
 from notifyd.channels.webhook_answers import outcome_of_status
 from notifyd.channels.webhook_request import make_request

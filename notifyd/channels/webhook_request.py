@@ -16,7 +16,7 @@ from typing import Final
 
 from yarl import URL
 
-from notifyd.channels.http_client import Request
+from notifyd.channels.http_message import Request
 from notifyd.channels.port import Delivery
 from notifyd.delivery.contact import WebhookAddress
 from notifyd.delivery.outcome import Dead

@@ -14,7 +14,7 @@ from py_vapid import Vapid02
 from pywebpush import WebPusher, WebPushException
 from yarl import URL
 
-from notifyd.channels.http_client import Request
+from notifyd.channels.http_message import Request
 from notifyd.channels.port import Delivery
 from notifyd.delivery.contact import PushSubscription
 from notifyd.delivery.outcome import Dead

@@ -10,8 +10,9 @@ from yarl import URL
 
 from notifyd.channels import http_client
 from notifyd.channels.addresses import GuardedResolver, Lookup
-from notifyd.channels.http_client import HttpClient, Reply, Request
+from notifyd.channels.http_client import HttpClient
 from notifyd.channels.http_faults import ConnectFailed, Disconnected, NameFailed
+from notifyd.channels.http_message import Reply, Request
 from tests.fixtures.waiting import eventually
 from tests.integration.webhook_peers import names, raw_server, read_request, receiver
 

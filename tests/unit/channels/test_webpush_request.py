@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from notifyd.channels.http_client import Request
+from notifyd.channels.http_message import Request
 from notifyd.channels.port import Delivery
 from notifyd.channels.webhook_url import parse_url
 from notifyd.channels.webpush_request import (

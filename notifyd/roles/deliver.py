@@ -9,21 +9,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections import defaultdict
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
-import msgspec
 from prometheus_client import Counter, Histogram
 
 from notifyd.channels.port import Channel, Delivery
 from notifyd.channels.registry import build_channels
 from notifyd.delivery.breaker import INPUT_REASONS, Breaker, BreakerPolicy
 from notifyd.delivery.contact import NO_CONTACT, Contact, contact_for, is_muted, merge, read_contact, without
-from notifyd.delivery.event import Event
 from notifyd.delivery.outcome import Dead, Done, Outcome, Retry, Skip
 from notifyd.delivery.retry import RUNGS, RetryAt, RetryPolicy, decide, rung_for
-from notifyd.errors import ConfigError, InvalidMessage, NotifydError, TransientError
+from notifyd.errors import ConfigError, InvalidMessage, TransientError
 from notifyd.log import get_logger
 from notifyd.metrics import Metrics
 from notifyd.roles.allowance import Turns
@@ -31,6 +28,7 @@ from notifyd.roles.conflicts import RecentIds, Told
 from notifyd.roles.context import RoleContext
 from notifyd.roles.jobs import Job, RetryJobs, read_message_job, read_resend_job
 from notifyd.roles.reach import Reach
+from notifyd.roles.settlement import Result, Settlement
 from notifyd.roles.streaming import StreamingRole, group_of
 from notifyd.settings import Settings
 from notifyd.stream.batch import Batch, Record
@@ -50,23 +48,8 @@ _EARLY_MS: Final = 250
 #: a host that never recovers would keep its deliveries from an end for ever.
 _UNCOUNTED_MS: Final = 6 * 3600 * 1000
 
-
-#: What the events call an outcome.
-_STAGES: Final[dict[type, str]] = {Done: "sent", Dead: "dead", RetryAt: "retry_wait", Skip: "skipped"}
-
 #: A wait for a channel's turn lasts this long at most; then the delivery comes back by a retry topic.
 _TURN_S: Final = 1.0
-
-
-class _Result(msgspec.Struct, frozen=True):
-    """What became of one delivery."""
-
-    delivery: Delivery
-    outcome: Outcome | RetryAt
-    cause: str = ""
-    detail: str = ""
-    #: What is to be told of the recipient's contact.
-    mark: OutRecord | None = None
 
 
 class DeliverRole(StreamingRole):
@@ -100,6 +83,7 @@ class DeliverRole(StreamingRole):
         self._held = HeldWriter(
             context.producer, settings.events_linger_s, patience_s=settings.producer_timeout_s
         )
+        self._settlement = Settlement(context, self._held, self._dead_letters)
         self._slots = Slots(settings.deliver_concurrency, aside=settings.deliver_aside)
         #: Deliveries begun of messages to many: those of one after those of another, as there may be places.
         self._begun = asyncio.Semaphore(settings.deliver_concurrency + settings.deliver_aside)
@@ -181,9 +165,9 @@ class DeliverRole(StreamingRole):
         except Exception:
             self._retries.put_back(job)
             raise
-        if len(results) == 1 and _is_plain(results[0]) and job.order is None:
+        if len(results) == 1 and results[0].is_plain and job.order is None:
             # As with most: there is nothing but an event, and a task to wait for it would cost more.
-            return self._events.put(self._event(job, results[0], int(time.time() * 1000), None))
+            return self._events.put(self._settlement.event(job, results[0], int(time.time() * 1000)))
         return self._conclude(job, results) if results else None
 
     def _is_fresh(self, job: Job) -> bool:
@@ -198,19 +182,19 @@ class DeliverRole(StreamingRole):
                 self.context.metrics.deliveries.labels(known, "skip", "double").inc()
         return told is Told.FRESH
 
-    async def _conclude(self, job: Job, results: list[_Result]) -> asyncio.Future[None] | None:
-        events = await self._settle(job, results)
+    async def _conclude(self, job: Job, results: list[Result]) -> asyncio.Future[None] | None:
+        events = await self._settlement.settle(job, results)
         if len(events) == 1 and job.order is None:
             return self._events.put(events[0])
         await self._events.write(events)
         self._retries.settled(job)
         return None
 
-    async def _deliver_all(self, job: Job) -> list[_Result]:
+    async def _deliver_all(self, job: Job) -> list[Result]:
         """Try every delivery of a job; all have ended when it returns or raises."""
         if len(job.pairs) == 1:  # as most have: a task of its own would be a tenth of the cost
             return [await self._deliver(job, *job.pairs[0])]
-        tasks: list[asyncio.Task[_Result]] = []
+        tasks: list[asyncio.Task[Result]] = []
         try:
             # Hundreds of messages to a thousand each would be a gigabyte of tasks in line for a place.
             async with self._turn_of_many:
@@ -223,14 +207,14 @@ class DeliverRole(StreamingRole):
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             raise
-        results: list[_Result] = []
+        results: list[Result] = []
         for result in await asyncio.gather(*tasks, return_exceptions=True):
             if isinstance(result, BaseException):
                 raise result
             results.append(result)
         return results
 
-    def _ended(self, _: asyncio.Task[_Result]) -> None:
+    def _ended(self, _: asyncio.Task[Result]) -> None:
         self._begun.release()
 
     async def _sent_on(self, job: Job, order: RetryOrder) -> bool:
@@ -248,9 +232,17 @@ class DeliverRole(StreamingRole):
         if is_ours:
             await self._dead_letters.write(record, reason=error.reason, error=error.message)
 
+    async def _on_surprise(self, record: Record, error: Exception) -> None:
+        """Dead-letter a record that our own code could not handle; it can be replayed once that is mended."""
+        with contextlib.suppress(InvalidMessage):
+            self._recent.forget(record, read_message_job(record, self.context.limits).message.id)
+        await self._dead_letters.write(
+            record, reason="handler_error", error=f"{type(error).__name__}: {error}"
+        )
+
     # One delivery
 
-    async def _deliver(self, job: Job, user: str, name: str) -> _Result:
+    async def _deliver(self, job: Job, user: str, name: str) -> Result:
         if (tracing := self.context.tracing) is None:
             return await self._try(job, user, name)
         with tracing.attempt(name, job.message.id, job.attempt) as span:
@@ -263,7 +255,7 @@ class DeliverRole(StreamingRole):
                 span.set_attribute("notifyd.reason", result.cause)
             return result
 
-    async def _try(self, job: Job, user: str, name: str, exemplar: dict[str, str] | None = None) -> _Result:
+    async def _try(self, job: Job, user: str, name: str, exemplar: dict[str, str] | None = None) -> Result:
         delivery = Delivery(job.message, user, name, job.run, job.attempt)
         started = time.monotonic()
         paused_s = self._breaker.paused_for_s(job.message.sender, name, started)
@@ -282,9 +274,10 @@ class DeliverRole(StreamingRole):
             decision = decide(self._policy, outcome, job.attempt)
             if not paused_s:
                 self._judge(delivery, decision)
-            return _Result(delivery, decision, outcome.reason, outcome.detail, mark)
+            detail = decision.detail if isinstance(decision, Dead) else outcome.detail
+            return Result(delivery, decision, outcome.reason, detail, mark)
         self._judge(delivery, outcome)
-        return _Result(delivery, outcome, reason, getattr(outcome, "detail", ""), mark)
+        return Result(delivery, outcome, reason, getattr(outcome, "detail", ""), mark)
 
     def _meters(self, name: str, outcome: str, reason: str) -> tuple[Histogram, Counter]:
         found = self._meters_of.get((name, outcome, reason))
@@ -370,110 +363,3 @@ class DeliverRole(StreamingRole):
             return Dead(error.reason, error.message)
         kept = without(kept, known.gone)
         return Reach(kept if told is None else merge(kept, told), kept, known)
-
-    # Outcomes
-
-    async def _settle(self, job: Job, results: list[_Result]) -> list[Event]:
-        """Make retries and dead letters durable; return the events that are to tell of all outcomes then."""
-        events: list[Event] = []
-        waiting: dict[tuple[str, RetryAt], list[str]] = defaultdict(list)
-        dead: list[_Result] = []
-        now_ms = int(time.time() * 1000)
-        for result in results:
-            delivery, outcome = result.delivery, result.outcome
-            due_ms = None
-            if isinstance(outcome, RetryAt):
-                waiting[delivery.channel, outcome].append(delivery.user)
-                due_ms = now_ms + int(outcome.due_in_s * 1000)
-            elif isinstance(outcome, Dead):
-                dead.append(result)
-            events.append(self._event(job, result, now_ms, due_ms))
-        records = [
-            retry_record(
-                job.record,
-                self.context.topics,
-                at.rung,
-                RetryOrder(
-                    channel,
-                    tuple(users),
-                    at.attempt,
-                    now_ms + int(at.due_in_s * 1000),
-                    job.first_at_ms,
-                    job.run,
-                    job.deferrals + 1 if at.attempt == job.attempt else 0,
-                ),
-            )
-            for (channel, at), users in waiting.items()
-        ]
-        records += [self._dead_letter(job, result) for result in dead]
-        if records:
-            await self._held.write(records)
-        await self._mark(results)
-        for result in dead:
-            self.context.metrics.dead.labels(_reason(result)).inc()
-        return events
-
-    async def _mark(self, results: list[_Result]) -> None:
-        """Tell the contacts topic of addresses that are gone; the next answer does if that fails."""
-        marks = [(result.delivery.channel, result.mark) for result in results if result.mark is not None]
-        if not marks:
-            return
-        outcomes = await self.context.producer.send_each([mark for _, mark in marks])
-        for (channel, _), sent in zip(marks, outcomes, strict=True):
-            if isinstance(sent, NotifydError):
-                _log.warning("address_kept", channel=channel, reason=sent.reason)
-            else:
-                self.context.metrics.addresses_gone.labels(channel).inc()
-
-    def _dead_letter(self, job: Job, result: _Result) -> Any:
-        return self._dead_letters.record(
-            job.record,
-            reason=_reason(result),
-            error=_detail(result),
-            attempts=job.attempt,
-            first_at_ms=job.first_at_ms,
-            channel=result.delivery.channel,
-            user=result.delivery.user,
-        )
-
-    def _event(self, job: Job, result: _Result, now_ms: int, due_ms: int | None) -> Event:
-        delivery, outcome = result.delivery, result.outcome
-        stage = _STAGES.get(type(outcome), "failed")
-        if isinstance(outcome, Skip) and outcome.reason == "expired":
-            stage = "expired"
-        return Event(
-            id=job.message.id,
-            day=job.message.day.isoformat(),
-            digest=job.message.digest,
-            user=delivery.user,
-            channel=delivery.channel,
-            stage=stage,
-            at=now_ms,
-            pod=self.context.settings.pod_name,
-            run=job.run,
-            attempt=job.attempt,
-            due=due_ms,
-            reason=_reason(result) or None,
-            detail=_detail(result) or None,
-        )
-
-    async def _on_surprise(self, record: Record, error: Exception) -> None:
-        """Dead-letter a record that our own code could not handle; it can be replayed once that is mended."""
-        with contextlib.suppress(InvalidMessage):
-            self._recent.forget(record, read_message_job(record, self.context.limits).message.id)
-        await self._dead_letters.write(
-            record, reason="handler_error", error=f"{type(error).__name__}: {error}"
-        )
-
-
-def _is_plain(result: _Result) -> bool:
-    """Whether all there is to make durable of a result is its event."""
-    return result.mark is None and isinstance(result.outcome, Done | Skip)
-
-
-def _reason(result: _Result) -> str:
-    return result.outcome.reason if isinstance(result.outcome, Dead | Skip) else result.cause
-
-
-def _detail(result: _Result) -> str:
-    return result.outcome.detail if isinstance(result.outcome, Dead) else result.detail

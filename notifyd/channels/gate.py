@@ -183,10 +183,13 @@ class Gate:
         return state.put_off
 
     def _expected_wait_s(self, state: _Host, ahead: int) -> float:
-        """Estimate by the mean of past calls, or the age of the oldest under way: it may hang."""
+        """Estimate by the mean of past calls, or the age of the oldest under way: it may hang.
+
+        By the mean it has all its places, an unknown one too: they are there with its first answer.
+        """
         oldest = next(iter(state.starts.values()), None)
         age_s = 0.0 if oldest is None else self._clock() - oldest
-        return (ahead + 1) * max(state.mean_s, age_s) / state.limit
+        return (ahead + 1) * max(state.mean_s / self._limit, age_s / state.limit)
 
     def _forget_one(self) -> None:
         for host, state in self._hosts.items():  # the one that was quiet longest is first

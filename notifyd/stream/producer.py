@@ -76,7 +76,7 @@ class Producer:
         self._slots = asyncio.Semaphore(settings.producer_max_pending)
         self._pending: dict[asyncio.Future[RecordMetadata], AIOKafkaProducer] = {}
         self._known_topics: set[str] = set()
-        self._finding: dict[str, asyncio.Task[None]] = {}
+        self._finding: dict[tuple[AIOKafkaProducer, str], asyncio.Task[None]] = {}
         self._meters_of: dict[str, tuple[Counter, Histogram]] = {}
         self._stopping = asyncio.Event()
 
@@ -353,15 +353,19 @@ class Producer:
             future.exception()
 
     async def _learn(self, inner: AIOKafkaProducer, topic: str) -> None:
-        """Make sure that a topic exists: one question, however many write their first record."""
-        finding = self._finding.get(topic)
+        """Make sure that a topic exists: one question, however many write their first record.
+
+        Of each inner producer: one that was replaced may ask brokers that are gone, for minutes.
+        """
+        asked = inner, topic
+        finding = self._finding.get(asked)
         if finding is None:
-            finding = self._finding[topic] = asyncio.create_task(self._find_topic(inner, topic))
-            finding.add_done_callback(partial(self._found, topic))
+            finding = self._finding[asked] = asyncio.create_task(self._find_topic(inner, topic))
+            finding.add_done_callback(partial(self._found, asked))
         await asyncio.shield(finding)  # who is cancelled must not take the answer away from the others
 
-    def _found(self, topic: str, finding: asyncio.Task[None]) -> None:
-        del self._finding[topic]
+    def _found(self, asked: tuple[AIOKafkaProducer, str], finding: asyncio.Task[None]) -> None:
+        del self._finding[asked]
         if not finding.cancelled():
             finding.exception()  # as in `_release`
 

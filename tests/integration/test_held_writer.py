@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 
@@ -64,6 +65,21 @@ async def test_many_who_write_their_first_record_to_a_topic_ask_for_it_once(
     monkeypatch.setattr(client, "fetch_all_metadata", counted)
     await asyncio.gather(*(producer.send(OutRecord(topic, b"%d" % number)) for number in range(200)))
     assert len(questions) == 1
+
+
+async def test_a_question_that_hangs_with_a_replaced_client_holds_up_nobody(
+    producer: Producer, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replaced = producer._inner
+    assert replaced is not None
+    monkeypatch.setattr(replaced.client, "fetch_all_metadata", asyncio.Event().wait)
+    waiting = asyncio.create_task(producer.send_held([OutRecord(topic, b"before")]))
+    await eventually(lambda: bool(producer._finding), what="the question")
+    await producer._replace(replaced, time.monotonic() + 30, "a test")
+    await producer.send(OutRecord(topic, b"after"), timeout_s=20)
+    waiting.cancel()
+    for finding in producer._finding.values():
+        finding.cancel()
 
 
 async def test_who_gave_up_before_the_handing_over_is_not_written(

@@ -56,6 +56,22 @@ async def test_a_host_has_few_places_until_it_has_answered() -> None:
     one_more.cancel()
 
 
+async def test_the_first_that_come_for_a_host_wait_for_its_first_answer() -> None:
+    door, clock = gate(20)
+    entering = [asyncio.create_task(door.enter("a")) for _ in range(200)]
+    await asyncio.sleep(0)
+    found = [task.result() for task in entering if task.done()]
+    assert len(found) == 5
+    clock.now += 0.05
+    for place in found:
+        assert isinstance(place, Place)
+        door.leave(place, has_failed=False)
+    entered = [await enter_of(task) for task in entering[5:25]]
+    assert len(entered) == 20
+    for task in entering[25:]:
+        task.cancel()
+
+
 async def test_a_host_that_hangs_is_busy_at_once() -> None:
     door, clock = gate(2)
     await enter(door)

@@ -196,7 +196,8 @@ def _has_failed(results: Iterable[Reply | Retry | Dead]) -> bool | None:
     found = [
         isinstance(result, Retry) or result.status >= 500
         for result in results
-        if not isinstance(result, Dead)
+        # A retry that does not count is our own lack of sockets.
+        if not isinstance(result, Dead) and not (isinstance(result, Retry) and not result.counts)
     ]
     return all(found) if found else None
 

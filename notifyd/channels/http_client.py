@@ -17,7 +17,7 @@ from aiohappyeyeballs import pop_addr_infos_interleave, start_connection
 
 from notifyd.channels.addresses import GuardedResolver, guarded_socket
 from notifyd.channels.http_connection import Connection
-from notifyd.channels.http_faults import ConnectFailed, Disconnected, NameFailed, TlsFailed
+from notifyd.channels.http_faults import ConnectFailed, Disconnected, NameFailed, NoRoom, TlsFailed
 from notifyd.channels.http_message import Reply, Request, encode, target_of
 
 #: An idle connection is kept this long: below the 5 s after which Node's servers close theirs.
@@ -26,6 +26,8 @@ KEEPALIVE_S: Final = 4.0
 _SWEEP_S: Final = 0.5
 #: Calls in a row that a kept connection may lose to the other side closing it.
 _MAX_STALE: Final = 3
+#: A wait for others to end, where as many calls as there may be are under way.
+_ROOM_S: Final = 1.0
 #: Names whose addresses are remembered.
 _MAX_NAMES: Final = 4096
 #: A second address is tried beside the first after this time (RFC 8305).
@@ -81,8 +83,12 @@ class HttpClient:
         target = target_of(request.url)
         data = encode(target, request, keep=keep)
         if self._slots.locked():
-            async with asyncio.timeout_at(deadline):
-                await self._slots.acquire()
+            try:
+                # Not until the deadline: it would be missed by a receiver that nobody has asked yet.
+                async with asyncio.timeout_at(min(deadline, self._loop.time() + _ROOM_S)):
+                    await self._slots.acquire()
+            except TimeoutError:
+                raise NoRoom from None
         else:
             await self._slots.acquire()
         try:

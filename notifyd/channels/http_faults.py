@@ -23,6 +23,10 @@ class ConnectFailed(HttpFault):
         self.error = error
 
 
+class NoRoom(HttpFault):
+    """As many calls as there may be are under way to others."""
+
+
 class TlsFailed(HttpFault):
     """No TLS on the connection; `error` is an `ssl.SSLError`, or a `CertificateError`."""
 

@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import Final
 
 from notifyd.channels.addresses import AddressRefused
-from notifyd.channels.http_faults import ConnectFailed, Disconnected, NameFailed, NotHttp, TlsFailed
+from notifyd.channels.http_faults import ConnectFailed, Disconnected, NameFailed, NoRoom, NotHttp, TlsFailed
 from notifyd.delivery.outcome import Dead, Done, Outcome, Retry
 
 #: Client errors that may pass: request timeout, too early, too many requests.
@@ -77,6 +77,8 @@ def outcome_of_error(error: Exception, *, timeout_s: float) -> Retry | Dead:
             outcome = Retry("tls_failed", detail=_certificate_fault(fault))
         case TlsFailed():
             outcome = Retry("tls_failed", detail="no TLS connection")
+        case NoRoom():
+            outcome = Retry("no_sockets", detail="too many calls are under way to others", counts=False)
         case ConnectFailed() if error.error.errno in _OWN_ERRNOS:
             outcome = Retry("no_sockets", detail=_name(error.error), counts=False)
         case ConnectFailed():

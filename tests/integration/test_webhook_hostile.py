@@ -6,7 +6,12 @@ import socket
 import pytest
 
 from notifyd.channels import addresses
+from notifyd.channels.gate import DOWN_AFTER
+from notifyd.channels.webhook import WebhookChannel
 from notifyd.delivery.outcome import Dead, Done, Retry
+from notifyd.metrics import Metrics
+from notifyd.settings import Settings
+from tests.fixtures.waiting import eventually
 from tests.integration.webhook_peers import (
     Connection,
     channel,
@@ -48,6 +53,26 @@ async def test_no_answer_in_time_is_retried(peer: Connection) -> None:
         assert await webhook.send(delivery(), contact(url)) == Retry(
             "timeout", detail="no answer within 0.3 s"
         )
+
+
+async def test_who_finds_all_calls_taken_by_others_that_hang_has_not_failed_and_has_lost_no_attempt() -> None:
+    settings = Settings(
+        webhook_allow_private=True, webhook_timeout_s=5, deliver_concurrency=2, deliver_aside=0
+    )
+    webhook = WebhookChannel(settings, Metrics())
+    await webhook.start()
+    async with raw_server(hang) as url, receiver() as peer:
+        hanging = asyncio.create_task(webhook.send(delivery(), contact(url, url + "?second")))
+        await eventually(webhook._http._client._slots.locked, what="all calls to be taken")
+        for _ in range(DOWN_AFTER // 4 + 1):
+            others = [webhook.send(delivery(), contact(peer.url)) for _ in range(4)]
+            for outcome in await asyncio.wait_for(asyncio.gather(*others), 4):
+                assert isinstance(outcome, Retry)
+                assert (outcome.reason, outcome.counts) == ("no_sockets", False)
+        hanging.cancel()
+        await asyncio.wait({hanging})
+        assert await webhook.send(delivery(), contact(peer.url)) == Done("HTTP 200")
+    await webhook.stop()
 
 
 async def endless_body(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -72,7 +72,8 @@ class Producer:
         self._rebuilding = asyncio.Lock()
         self._retiring: set[asyncio.Task[None]] = set()
         self._rebuilds = 0
-        self._is_waiting = False
+        #: Writers that were told to wait, each once.
+        self._waiting = 0
         self._slots = asyncio.Semaphore(settings.producer_max_pending)
         self._pending: dict[asyncio.Future[RecordMetadata], AIOKafkaProducer] = {}
         self._known_topics: set[str] = set()
@@ -142,35 +143,42 @@ class Producer:
         limit_s = self._settings.producer_timeout_s
         began = min((flight.began for flight in flights.values()), default=time.monotonic())
         attempt = 0
-        while True:
-            todo = [number for number in range(len(records)) if number not in places]
-            ended = await self._round(records, todo, flights, began + limit_s)
-            failure: NotifydError | None = None
-            for number, result in ended.items():
-                if isinstance(result, RecordPlace):
-                    places[number] = result
-                elif isinstance(result, TransientError):
-                    failure = failure or result
-                else:
-                    raise result
-            if len(places) == len(records):
-                if self._is_waiting:
-                    self._is_waiting = False
-                    self._logger.info("producing_again")
-                return [places[number] for number in range(len(records))]
-            if failure is not None and self._stopping.is_set():
-                raise failure
-            if not self._is_waiting:
-                # Once for the producer, however many wait.
-                self._is_waiting = True
-                told = failure or not_confirmed(records[todo[0]], limit_s)
-                self._logger.warning("waiting_to_produce", reason=told.reason, detail=told.message)
-            if failure is not None:
-                await asyncio.sleep(backoff_s(attempt))
-            for inner in {flight.inner for flight in flights.values()}:
-                await self._leave_if_lost(inner)
-            attempt += 1
-            began = time.monotonic()
+        is_waiting = False
+        try:
+            while True:
+                todo = [number for number in range(len(records)) if number not in places]
+                ended = await self._round(records, todo, flights, began + limit_s)
+                failure: NotifydError | None = None
+                for number, result in ended.items():
+                    if isinstance(result, RecordPlace):
+                        places[number] = result
+                    elif isinstance(result, TransientError):
+                        failure = failure or result
+                    else:
+                        raise result
+                if len(places) == len(records):
+                    if is_waiting and self._waiting == 1:
+                        self._logger.info("producing_again")
+                    return [places[number] for number in range(len(records))]
+                if failure is not None and self._stopping.is_set():
+                    raise failure
+                if not is_waiting:
+                    is_waiting = True
+                    self._begin_to_wait(failure or not_confirmed(records[todo[0]], limit_s))
+                if failure is not None:
+                    await asyncio.sleep(backoff_s(attempt))
+                for inner in {flight.inner for flight in flights.values()}:
+                    await self._leave_if_lost(inner)
+                attempt += 1
+                began = time.monotonic()
+        finally:
+            self._waiting -= is_waiting
+
+    def _begin_to_wait(self, failure: NotifydError) -> None:
+        self._waiting += 1
+        if self._waiting == 1:
+            # Once for the producer, however many wait, and while others go on beside them.
+            self._logger.warning("waiting_to_produce", reason=failure.reason, detail=failure.message)
 
     async def begin(self, record: OutRecord) -> Flight | None:
         """Hand over one record, for who waits for its flight; None where `send_held` has to see to it."""

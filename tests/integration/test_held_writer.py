@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 import pytest
 import structlog
 from aiokafka import errors as kafka
+from aiokafka.structs import TopicPartition
 
 from notifyd.dev.kafka import LocalKafka
 from notifyd.errors import PermanentError
@@ -80,6 +81,35 @@ async def test_a_question_that_hangs_with_a_replaced_client_holds_up_nobody(
     waiting.cancel()
     for finding in producer._finding.values():
         finding.cancel()
+
+
+async def test_a_partition_without_a_leader_is_told_of_once_while_others_go_on(
+    settings: Settings, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    producer = Producer(settings.model_copy(update={"producer_timeout_s": 0.3}), Metrics(), client_id="test")
+    await producer.start()
+    await producer.send(OutRecord(topic, b"first"), timeout_s=20)
+    assert producer._inner is not None
+    cluster = producer._inner.client.cluster
+    leader_of = cluster.leader_for_partition
+
+    def leader_but_of_0(tp: TopicPartition) -> int | None:
+        return None if tp == TopicPartition(topic, 0) else leader_of(tp)
+
+    with structlog.testing.capture_logs() as lines:
+        with monkeypatch.context() as patched:
+            patched.setattr(cluster, "leader_for_partition", leader_but_of_0)
+            waiting = [
+                asyncio.create_task(producer.send_held([OutRecord(topic, b"%d" % number, partition=0)]))
+                for number in range(20)
+            ]
+            for _ in range(20):
+                await producer.send_held([OutRecord(topic, b"beside", partition=1)])
+                await asyncio.sleep(0.1)
+            assert not any(task.done() for task in waiting)
+        await asyncio.wait_for(asyncio.gather(*waiting), 60)
+    await producer.stop(1)
+    assert [line["event"] for line in lines] == ["waiting_to_produce", "producing_again"]
 
 
 async def test_who_gave_up_before_the_handing_over_is_not_written(

@@ -10,6 +10,7 @@ import pytest
 from standardwebhooks import Webhook
 
 from notifyd.channels import addresses
+from notifyd.channels.port import Delivery
 from notifyd.delivery.contact import Contact, WebhookAddress
 from notifyd.delivery.outcome import Dead, Done, Outcome, Retry, Skip
 from tests.fixtures.waiting import eventually
@@ -46,6 +47,15 @@ async def test_a_repeat_has_the_same_id_and_body_and_another_url_has_another_id(
     assert len(peer.calls) == 4
     assert [len(seen) for seen in by_path.values()] == [1, 1]
     assert len({call.headers["webhook-id"] for call in peer.calls}) == 2
+
+
+async def test_each_message_and_each_of_its_recipients_comes_as_itself() -> None:
+    async with receiver() as peer, channel() as webhook:
+        first, second = delivery(title="first"), delivery(title="second")
+        for sent in (first, Delivery(first.message, "somebody-else", "webhook", "", 1), second, first):
+            await webhook.send(sent, contact(peer.url))
+    came = [(call.value["user"], call.value["message"]["content"]["title"]) for call in peer.calls]
+    assert came == [("alice", "first"), ("somebody-else", "first"), ("alice", "second"), ("alice", "first")]
 
 
 async def test_the_same_url_twice_is_called_once() -> None:

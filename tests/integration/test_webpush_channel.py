@@ -72,6 +72,15 @@ async def test_each_browser_reads_its_own():
             assert len(call.headers["Topic"]) == 32
 
 
+async def test_each_message_comes_as_itself():
+    async with receiver() as service, channel() as made:
+        browser = Browser(f"http://127.0.0.1:{service.port}/s")
+        for title in ("first", "second"):
+            await made.send(delivery(title=title), contact(browser))
+        told = [json.loads(browser.decrypt(call.body)) for call in service.calls]
+    assert [one["message"]["content"]["title"] for one in told] == ["first", "second"]
+
+
 ROWS = [
     (200, {}, Done("HTTP 200")),
     (201, {}, Done("HTTP 201")),

@@ -280,3 +280,24 @@ async def test_what_waits_for_room_while_the_one_before_it_fails_is_written_once
         own_kafka.resume()
     await asyncio.wait_for(asyncio.gather(first, pair), 60)
     assert (await count_of(settings))[waits.value] == 1
+
+
+async def test_a_stop_of_the_producer_ends_all_who_wait(
+    own_kafka: LocalKafka, faulty: tuple[Settings, Producer]
+) -> None:
+    settings, producer = faulty
+    topic = Topics.of(settings).messages
+    writer = HeldWriter(producer, 0.01, patience_s=settings.producer_timeout_s)
+    await writer.write([OutRecord(topic, b"first")])
+    own_kafka.pause()
+    try:
+        writing = await fill(writer, producer, topic, 200)
+        writing += [asyncio.create_task(writer.write([OutRecord(topic, b"late")])) for _ in range(20)]
+        await eventually(lambda: bool(producer._slots._waiters), what="one to wait for room")
+        writing.append(asyncio.create_task(writer.write([OutRecord(topic, b"latest")])))
+        await producer.stop(0.1)
+        outcomes = await asyncio.wait_for(asyncio.gather(*writing, return_exceptions=True), 10)
+    finally:
+        own_kafka.resume()
+    assert Counter(getattr(outcome, "reason", "") for outcome in outcomes) == {"producer_stopped": 221}
+    await eventually(lambda: not writer._goings, what="the handing over to end")

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 
 import pytest
 import structlog
@@ -18,15 +19,10 @@ from notifyd.metrics import Metrics
 from notifyd.settings import Settings
 from notifyd.stream.held_writer import HeldWriter
 from notifyd.stream.producer import OutRecord, Producer
-from notifyd.stream.reading import read_topic
 from notifyd.stream.topics import Topics, create_topics, dlq_max_bytes
 from tests.fixtures.kafka import settings_for
 from tests.fixtures.waiting import eventually
-
-
-async def count_of(settings: Settings) -> Counter[bytes]:
-    topic = Topics.of(settings).messages
-    return Counter([record.value async for record in read_topic(settings, topic)])
+from tests.fixtures.written import count_of, write_through_kills
 
 
 @pytest.fixture
@@ -148,8 +144,32 @@ async def test_one_that_can_never_be_written_is_the_error_of_its_own_writer_alon
 # With a broker of its own
 
 
+@dataclass(frozen=True)
+class Faulty:
+    """A writer with a buffer of 200 records, on a broker to kill and freeze; it has written `first`."""
+
+    settings: Settings
+    producer: Producer
+    writer: HeldWriter
+    topic: str
+
+    def begin(self, value: bytes) -> asyncio.Task[None]:
+        """Begin to write one record."""
+        return asyncio.create_task(self.writer.write([OutRecord(self.topic, value)]))
+
+    async def fill(self) -> list[asyncio.Task[None]]:
+        """Begin to write 200 records, and return once all are handed over."""
+        writing = [self.begin(b"%d" % number) for number in range(200)]
+        await eventually(lambda: self.producer.pending == 200, what="the buffer to fill")
+        return writing
+
+    async def wait_for_room(self) -> None:
+        """Return once one waits for room in the buffer."""
+        await eventually(lambda: bool(self.producer._slots._waiters), what="one to wait for room")
+
+
 @pytest.fixture
-async def faulty(own_kafka: LocalKafka, topic_prefix: str) -> AsyncIterator[tuple[Settings, Producer]]:
+async def faulty(own_kafka: LocalKafka, topic_prefix: str) -> AsyncIterator[Faulty]:
     settings = settings_for(
         own_kafka.bootstrap_servers,
         is_embedded=False,
@@ -160,62 +180,32 @@ async def faulty(own_kafka: LocalKafka, topic_prefix: str) -> AsyncIterator[tupl
     await create_topics(settings)
     producer = Producer(settings, Metrics(), client_id="test")
     await producer.start()
-    yield settings, producer
+    writer = HeldWriter(producer, 0.01, patience_s=settings.producer_timeout_s)
+    topic = Topics.of(settings).messages
+    await writer.write([OutRecord(topic, b"first")])
+    yield Faulty(settings, producer, writer, topic)
     await producer.stop(1)
 
 
 async def test_a_broker_killed_in_between_loses_nothing_and_doubles_nothing(
-    own_kafka: LocalKafka, faulty: tuple[Settings, Producer]
+    own_kafka: LocalKafka, faulty: Faulty
 ) -> None:
-    settings, producer = faulty
-    topic = Topics.of(settings).messages
-    writer = HeldWriter(producer, 0.01, patience_s=settings.producer_timeout_s)
-    sent: list[bytes] = []
-    is_over = False
-
-    async def write(name: int) -> None:
-        number = 0
-        while not is_over:
-            value = b"%d-%d" % (name, number)
-            await writer.write([OutRecord(topic, value)])
-            sent.append(value)
-            number += 1
-
-    writers = [asyncio.create_task(write(name)) for name in range(50)]
-    try:
-        for _ in range(2):
-            before = len(sent)
-            await eventually(lambda before=before: len(sent) > before + 300, timeout_s=60)  # type: ignore[misc]
-            await asyncio.to_thread(own_kafka.kill)
-            await asyncio.to_thread(own_kafka.start)
-        before = len(sent)
-        await eventually(lambda: len(sent) > before + 300, timeout_s=60)
-    finally:
-        is_over = True
-        await asyncio.wait(writers, timeout=60)
-    assert [task.exception() for task in writers] == [None] * 50
-    found = await count_of(settings)
-    assert set(sent) <= set(found)
-    assert [value for value, times in found.items() if times > 1] == []
+    await write_through_kills(
+        own_kafka, faulty.settings, lambda record: faulty.writer.write([record]), writers=50, each=300
+    )
 
 
 async def test_a_freeze_is_waited_out_with_one_line_and_who_gave_up_in_it_is_not_written(
-    own_kafka: LocalKafka, faulty: tuple[Settings, Producer]
+    own_kafka: LocalKafka, faulty: Faulty
 ) -> None:
-    settings, producer = faulty
-    topic = Topics.of(settings).messages
-    writer = HeldWriter(producer, 0.01, patience_s=settings.producer_timeout_s)
-    await writer.write([OutRecord(topic, b"first")])
     with structlog.testing.capture_logs() as lines:
         own_kafka.pause()
         try:
             # More than the buffer holds: the last ones are not handed over while the broker stands still.
-            writing = [
-                asyncio.create_task(writer.write([OutRecord(topic, b"%d" % number)])) for number in range(220)
-            ]
+            writing = [faulty.begin(b"%d" % number) for number in range(220)]
             await eventually(lambda: bool(lines), timeout_s=20)
             assert not any(task.done() for task in writing)
-            assert producer.pending == 200
+            assert faulty.producer.pending == 200
             for task in writing[210:]:
                 task.cancel()
             await asyncio.wait(writing[210:])
@@ -223,81 +213,58 @@ async def test_a_freeze_is_waited_out_with_one_line_and_who_gave_up_in_it_is_not
             own_kafka.resume()
         await asyncio.wait_for(asyncio.gather(*writing[:210]), 60)
     assert [line["event"] for line in lines] == ["waiting_to_produce", "producing_again"]
-    assert await count_of(settings) == Counter([b"first", *(b"%d" % number for number in range(210))])
-
-
-async def fill(writer: HeldWriter, producer: Producer, topic: str, count: int) -> list[asyncio.Task[None]]:
-    """Begin to write so many records, and return once all are handed over."""
-    writing = [
-        asyncio.create_task(writer.write([OutRecord(topic, b"%d" % number)])) for number in range(count)
-    ]
-    await eventually(lambda: producer.pending == count, what="the buffer to fill")
-    return writing
+    assert await count_of(faulty.settings) == Counter([b"first", *(b"%d" % number for number in range(210))])
 
 
 async def test_who_gives_up_while_it_waits_for_room_is_not_written_and_who_is_behind_it_is(
-    own_kafka: LocalKafka, faulty: tuple[Settings, Producer]
+    own_kafka: LocalKafka, faulty: Faulty
 ) -> None:
-    settings, producer = faulty
-    topic = Topics.of(settings).messages
-    writer = HeldWriter(producer, 0.01, patience_s=settings.producer_timeout_s)
-    await writer.write([OutRecord(topic, b"first")])
     own_kafka.pause()
     try:
-        writing = await fill(writer, producer, topic, 200)
-        late, behind = (
-            asyncio.create_task(writer.write([OutRecord(topic, value)])) for value in (b"late", b"behind")
-        )
-        await eventually(lambda: bool(producer._slots._waiters), what="one to wait for room")
+        writing = await faulty.fill()
+        late, behind = faulty.begin(b"late"), faulty.begin(b"behind")
+        await faulty.wait_for_room()
         late.cancel()
         await asyncio.wait([late])
     finally:
         own_kafka.resume()
     await asyncio.wait_for(asyncio.gather(*writing, behind), 60)
     expected = [b"first", b"behind", *(b"%d" % number for number in range(200))]
-    assert await count_of(settings) == Counter(expected)
+    assert await count_of(faulty.settings) == Counter(expected)
 
 
 async def test_what_waits_for_room_while_the_one_before_it_fails_is_written_once(
-    own_kafka: LocalKafka, faulty: tuple[Settings, Producer]
+    own_kafka: LocalKafka, faulty: Faulty
 ) -> None:
-    settings, producer = faulty
-    topic = Topics.of(settings).messages
-    writer = HeldWriter(producer, 0.01, patience_s=settings.producer_timeout_s)
-    under_way, fails, waits = (OutRecord(topic, byte * 100_000, partition=0) for byte in (b"u", b"f", b"w"))
-    await writer.write([OutRecord(topic, b"first")])
+    under_way, fails, waits = (
+        OutRecord(faulty.topic, byte * 100_000, partition=0) for byte in (b"u", b"f", b"w")
+    )
     own_kafka.pause()
     try:
         # The first one is sent and not answered, the second one fills what may be sent next.
-        first = asyncio.create_task(writer.write([under_way]))
-        await eventually(lambda: bool(producer._inner._sender._muted_partitions), what="a request")
-        pair = asyncio.create_task(writer.write([fails, waits]))
-        await eventually(lambda: producer.pending == 2, what="all to be handed over but the last one")
+        first = asyncio.create_task(faulty.writer.write([under_way]))
+        await eventually(lambda: bool(faulty.producer._inner._sender._muted_partitions), what="a request")
+        pair = asyncio.create_task(faulty.writer.write([fails, waits]))
+        await eventually(lambda: faulty.producer.pending == 2, what="all to be handed over but the last one")
         await asyncio.sleep(0.1)
-        list(producer._pending)[-1].set_exception(kafka.RequestTimedOutError())
+        list(faulty.producer._pending)[-1].set_exception(kafka.RequestTimedOutError())
         await asyncio.sleep(0.1)
     finally:
         own_kafka.resume()
     await asyncio.wait_for(asyncio.gather(first, pair), 60)
-    assert (await count_of(settings))[waits.value] == 1
+    assert (await count_of(faulty.settings))[waits.value] == 1
 
 
-async def test_a_stop_of_the_producer_ends_all_who_wait(
-    own_kafka: LocalKafka, faulty: tuple[Settings, Producer]
-) -> None:
-    settings, producer = faulty
-    topic = Topics.of(settings).messages
-    writer = HeldWriter(producer, 0.01, patience_s=settings.producer_timeout_s)
-    await writer.write([OutRecord(topic, b"first")])
+async def test_a_stop_of_the_producer_ends_all_who_wait(own_kafka: LocalKafka, faulty: Faulty) -> None:
     own_kafka.pause()
     try:
-        writing = await fill(writer, producer, topic, 200)
-        writing += [asyncio.create_task(writer.write([OutRecord(topic, b"late")])) for _ in range(20)]
-        await eventually(lambda: bool(producer._slots._waiters), what="one to wait for room")
-        writing.append(asyncio.create_task(writer.write([OutRecord(topic, b"latest")])))
-        await producer.stop(0.1)
+        writing = await faulty.fill()
+        writing += [faulty.begin(b"late") for _ in range(20)]
+        await faulty.wait_for_room()
+        writing.append(faulty.begin(b"latest"))
+        await faulty.producer.stop(0.1)
         outcomes = await asyncio.wait_for(asyncio.gather(*writing, return_exceptions=True), 10)
     finally:
         own_kafka.resume()
     assert Counter(getattr(outcome, "reason", "") for outcome in outcomes) == {"producer_stopped": 221}
-    await eventually(lambda: not writer._goings, what="the handing over to end")
+    await eventually(lambda: not faulty.writer._goings, what="the handing over to end")

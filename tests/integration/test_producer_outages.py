@@ -19,10 +19,10 @@ from notifyd.metrics import Metrics
 from notifyd.producer import Notifier, Outgoing
 from notifyd.settings import Settings
 from notifyd.stream.producer import OutRecord, Producer
-from notifyd.stream.reading import read_topic
 from notifyd.stream.topics import Topics, create_topics
 from tests.fixtures.kafka import settings_for
 from tests.fixtures.waiting import eventually
+from tests.fixtures.written import count_of, write_through_kills
 
 
 @pytest.fixture
@@ -46,42 +46,12 @@ async def producer(settings: Settings) -> AsyncIterator[Producer]:
     await found.stop(1)
 
 
-async def count_of(settings: Settings) -> Counter[bytes]:
-    topic = Topics.of(settings).messages
-    return Counter([record.value async for record in read_topic(settings, topic)])
-
-
 async def test_a_broker_killed_mid_send_loses_nothing_and_doubles_nothing(
     own_kafka: LocalKafka, settings: Settings, producer: Producer
 ) -> None:
-    topic = Topics.of(settings).messages
-    sent: list[bytes] = []
-    is_over = False
-
-    async def write(name: int) -> None:
-        number = 0
-        while not is_over:
-            value = b"%d-%d" % (name, number)
-            await producer.send_held([OutRecord(topic, value)])
-            sent.append(value)
-            number += 1
-
-    writers = [asyncio.create_task(write(name)) for name in range(20)]
-    try:
-        for _ in range(2):
-            before = len(sent)
-            await eventually(lambda before=before: len(sent) > before + 100)  # type: ignore[misc]
-            await asyncio.to_thread(own_kafka.kill)
-            await asyncio.to_thread(own_kafka.start)
-        before = len(sent)
-        await eventually(lambda: len(sent) > before + 100, timeout_s=60)
-    finally:
-        is_over = True
-        await asyncio.wait(writers, timeout=60)
-    assert [task.exception() for task in writers] == [None] * 20
-    found = await count_of(settings)
-    assert set(sent) <= set(found)
-    assert [value for value, times in found.items() if times > 1] == []
+    await write_through_kills(
+        own_kafka, settings, lambda record: producer.send_held([record]), writers=20, each=100
+    )
 
 
 async def test_a_frozen_broker_fills_the_buffer_and_each_sender_learns_it_in_time(

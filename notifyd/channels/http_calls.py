@@ -197,7 +197,7 @@ def _has_failed(results: Iterable[Reply | Retry | Dead]) -> bool | None:
         isinstance(result, Retry) or result.status >= 500
         for result in results
         # A retry that does not count is our own lack of sockets.
-        if not isinstance(result, Dead) and not (isinstance(result, Retry) and not result.counts)
+        if isinstance(result, Reply) or (isinstance(result, Retry) and result.counts)
     ]
     return all(found) if found else None
 

@@ -183,8 +183,7 @@ class Producer:
     async def begin(self, record: OutRecord) -> Flight | None:
         """Hand over one record, for who waits for its flight; None where `send_held` has to see to it."""
         try:
-            inner = await self._current()
-            return Flight(await self._hand_over(inner, record), inner, time.monotonic())
+            return await self._hand_over(record)
         except (_BrokenError, NotifydError):
             return None
 
@@ -281,14 +280,11 @@ class Producer:
                     if number in flights:
                         continue
                     try:
-                        inner = await self._current()
-                        future = await self._hand_over(inner, records[number])
+                        flights[number] = await self._hand_over(records[number])
                     except _BrokenError as error:
                         return error.inner
                     except NotifydError as error:
                         ended[number] = error
-                    else:
-                        flights[number] = Flight(future, inner, time.monotonic())
         except TimeoutError:
             # Nothing after this one was tried either, and none of them was handed over.
             late = no_room(self.pending if self._slots.locked() else 0)
@@ -321,8 +317,9 @@ class Producer:
             )
         return found
 
-    async def _hand_over(self, inner: AIOKafkaProducer, record: OutRecord) -> asyncio.Future[RecordMetadata]:
+    async def _hand_over(self, record: OutRecord) -> Flight:
         """Put a record into the inner producer's buffer; it holds a slot until it has ended for good."""
+        inner = await self._current()
         if record.value is None and record.key is None:
             raise PermanentError("a record needs a key or a value", reason="broker_refused")
         await self._slots.acquire()
@@ -351,7 +348,7 @@ class Producer:
             raise
         self._pending[future] = inner
         future.add_done_callback(self._release)
-        return future
+        return Flight(future, inner, time.monotonic())
 
     def _release(self, future: asyncio.Future[RecordMetadata]) -> None:
         self._pending.pop(future, None)

@@ -22,7 +22,7 @@ from notifyd.stream.producer import OutRecord, Producer
 from notifyd.stream.topics import Topics, create_topics, dlq_max_bytes
 from tests.fixtures.kafka import settings_for
 from tests.fixtures.waiting import eventually
-from tests.fixtures.written import count_of, write_through_kills
+from tests.fixtures.written import count_of, running_producer, write_through_kills
 
 
 @pytest.fixture
@@ -33,10 +33,8 @@ async def topic(settings: Settings) -> str:
 
 @pytest.fixture
 async def producer(settings: Settings, topic: str) -> AsyncIterator[Producer]:
-    found = Producer(settings, Metrics(), client_id="test")
-    await found.start()
-    yield found
-    await found.stop(1)
+    async with running_producer(settings) as found:
+        yield found
 
 
 async def test_what_comes_together_is_written_once_each_and_counted(
@@ -178,13 +176,11 @@ async def faulty(own_kafka: LocalKafka, topic_prefix: str) -> AsyncIterator[Faul
         producer_max_pending=200,
     )
     await create_topics(settings)
-    producer = Producer(settings, Metrics(), client_id="test")
-    await producer.start()
-    writer = HeldWriter(producer, 0.01, patience_s=settings.producer_timeout_s)
-    topic = Topics.of(settings).messages
-    await writer.write([OutRecord(topic, b"first")])
-    yield Faulty(settings, producer, writer, topic)
-    await producer.stop(1)
+    async with running_producer(settings) as producer:
+        writer = HeldWriter(producer, 0.01, patience_s=settings.producer_timeout_s)
+        topic = Topics.of(settings).messages
+        await writer.write([OutRecord(topic, b"first")])
+        yield Faulty(settings, producer, writer, topic)
 
 
 async def test_a_broker_killed_in_between_loses_nothing_and_doubles_nothing(

@@ -19,6 +19,7 @@ from notifyd.stream.reading import read_topic
 from notifyd.stream.topics import Topics, create_topics, dlq_max_bytes, message_topic_max_bytes
 from tests.fixtures.kafka import settings_for
 from tests.fixtures.waiting import eventually
+from tests.fixtures.written import running_producer
 
 
 @pytest.fixture
@@ -29,10 +30,8 @@ async def topics(settings: Settings) -> Topics:
 
 @pytest.fixture
 async def producer(settings: Settings, topics: Topics) -> AsyncIterator[Producer]:
-    found = Producer(settings, Metrics(), client_id="test")
-    await found.start()
-    yield found
-    await found.stop(5)
+    async with running_producer(settings, flush_s=5) as found:
+        yield found
 
 
 async def values(settings: Settings, topic: str) -> list[bytes | None]:

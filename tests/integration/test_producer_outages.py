@@ -22,7 +22,7 @@ from notifyd.stream.producer import OutRecord, Producer
 from notifyd.stream.topics import Topics, create_topics
 from tests.fixtures.kafka import settings_for
 from tests.fixtures.waiting import eventually
-from tests.fixtures.written import count_of, write_through_kills
+from tests.fixtures.written import count_of, running_producer, write_through_kills
 
 
 @pytest.fixture
@@ -40,10 +40,8 @@ async def settings(own_kafka: LocalKafka, topic_prefix: str) -> Settings:
 
 @pytest.fixture
 async def producer(settings: Settings) -> AsyncIterator[Producer]:
-    found = Producer(settings, Metrics(), client_id="test")
-    await found.start()
-    yield found
-    await found.stop(1)
+    async with running_producer(settings) as found:
+        yield found
 
 
 async def test_a_broker_killed_mid_send_loses_nothing_and_doubles_nothing(

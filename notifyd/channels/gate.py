@@ -172,7 +172,10 @@ class Gate:
         return Closed("host_down", PUT_OFF_S if is_long else None)
 
     def _busy(self, state: _Host) -> Closed:
-        is_long = self._expected_wait_s(state, self._count_put_off(state)) > _LONG_S
+        ahead = self._count_put_off(state)
+        # Where none has ended well so far, the first answer may be on the way.
+        is_new = state.limit < self._limit and self._age_s(state) < MAX_WAIT_S
+        is_long = not is_new and self._expected_wait_s(state, ahead) > _LONG_S
         return Closed("host_busy", PUT_OFF_S if is_long else None)
 
     def _count_put_off(self, state: _Host) -> int:
@@ -187,9 +190,11 @@ class Gate:
 
         By the mean it has all its places, an unknown one too: they are there with its first answer.
         """
+        return (ahead + 1) * max(state.mean_s / self._limit, self._age_s(state) / state.limit)
+
+    def _age_s(self, state: _Host) -> float:
         oldest = next(iter(state.starts.values()), None)
-        age_s = 0.0 if oldest is None else self._clock() - oldest
-        return (ahead + 1) * max(state.mean_s / self._limit, age_s / state.limit)
+        return 0.0 if oldest is None else self._clock() - oldest
 
     def _forget_one(self) -> None:
         for host, state in self._hosts.items():  # the one that was quiet longest is first

@@ -202,6 +202,20 @@ async def test_who_has_many_ahead_at_a_host_that_hangs_comes_back_later() -> Non
     assert await door.enter("a") == Closed("host_busy")
 
 
+async def test_who_comes_in_a_crowd_before_the_first_answer_comes_back_soon() -> None:
+    door, clock = gate(200)
+    for _ in range(5):
+        await enter(door)
+    clock.now += 0.5
+    # As after each start with a backlog: 600 would be a minute's work of five places, and are two seconds' of all.
+    lines = [asyncio.create_task(door.enter("a")) for _ in range(600)]
+    waits = [line.result() for line in (await asyncio.wait(lines))[0]]
+    assert set(waits) == {Closed("host_busy")}
+    clock.now += 4.6
+    waits = [await door.enter("a") for _ in range(20)]
+    assert set(waits) == {Closed("host_busy", PUT_OFF_S)}, "it hangs"
+
+
 async def test_only_failures_in_a_row_count_and_only_the_hosts_own() -> None:
     door, _ = gate(20)
     for has_failed in (False, None):

@@ -207,7 +207,7 @@ async def test_who_comes_in_a_crowd_before_the_first_answer_comes_back_soon() ->
     for _ in range(5):
         await enter(door)
     clock.now += 0.5
-    # As after each start with a backlog: 600 would be a minute's work of five places, and are two seconds' of all.
+    # As after a start with a backlog: a minute's work of five places, and two seconds' of all.
     lines = [asyncio.create_task(door.enter("a")) for _ in range(600)]
     waits = [line.result() for line in (await asyncio.wait(lines))[0]]
     assert set(waits) == {Closed("host_busy")}

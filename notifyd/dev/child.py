@@ -137,6 +137,16 @@ def end(process: subprocess.Popen[bytes], *, timeout_s: float) -> int:
     return process.wait(30)
 
 
+def freeze(process: subprocess.Popen[bytes]) -> None:
+    """Stop a child (SIGSTOP) and return when none of its threads runs; SIGCONT lets it go on.
+
+    The signal alone is only asked for: the threads of a child may run, and answer, for milliseconds more.
+    """
+    process.send_signal(signal.SIGSTOP)
+    if _IS_LINUX and process.returncode is None:
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+
+
 def end_leftover(pid_file: Path, *, timeout_s: float = 10.0) -> bool:
     """End what an earlier parent left running, as `pid_file` names it; True if there was one."""
     try:

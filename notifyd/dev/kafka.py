@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from notifyd.dev.child import end, end_leftover, free_port, spawn
+from notifyd.dev.child import end, end_leftover, free_port, freeze, spawn
 from notifyd.dev.probe import wait_for_answer
 from notifyd.errors import ConfigError, TransientError
 
@@ -166,9 +166,9 @@ class LocalKafka:
         return self.start(timeout_s=timeout_s)
 
     def pause(self) -> None:
-        """Freeze the node (SIGSTOP): connections stay open and nothing answers."""
+        """Freeze the node: connections stay open and, from the return on, nothing answers."""
         assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
+        freeze(self._process)
 
     def resume(self) -> None:
         """Let a paused node go on."""

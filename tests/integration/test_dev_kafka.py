@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
@@ -59,6 +60,18 @@ async def test_the_console_producer_writes_a_record_for_each_line(own_kafka: Loc
     await _create(own_kafka.bootstrap_servers, "lines")
     own_kafka.console_producer("lines", ["one", "two ö"])
     assert await _read_all(own_kafka.bootstrap_servers, "lines") == [b"one", "two ö".encode()]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the state of threads from /proc")
+def test_a_paused_node_has_no_thread_left_that_runs(own_kafka: LocalKafka) -> None:
+    states = Path(f"/proc/{own_kafka.pid}/task")
+    for _ in range(20):
+        own_kafka.pause()
+        try:
+            found = {task.read_text().rpartition(")")[2].split()[0] for task in states.glob("*/stat")}
+        finally:
+            own_kafka.resume()
+        assert found == {"T"}
 
 
 def test_what_a_killed_owner_left_is_gone_and_its_data_are_in_order(own_kafka: LocalKafka) -> None:

@@ -155,11 +155,9 @@ async def _lease_due(tx: Transaction, horizon_ms: int, limit: int, lease_s: floa
     due = await tx.fetch(prepared("claim_due", limit=limit), {"horizon": horizon_ms})
     if not due:
         return []
-    ids, users, channels, days = zip(*due, strict=True)
+    places, days = zip(*due, strict=True)
     params = {
-        "ids": arrays.of_plain(ids),
-        "users": arrays.of_texts(users),
-        "channels": arrays.of_texts(channels),
+        "places": arrays.of_texts(places),
         "days": arrays.of_plain(days),
         "day_set": sorted(set(days)),
         "lease_s": lease_s,

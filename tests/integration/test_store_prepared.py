@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 
@@ -10,7 +11,7 @@ import pytest_asyncio
 
 from notifyd.errors import NotifydError
 from notifyd.store.inbox import read_originals, read_page, read_user_state
-from notifyd.store.sql import prepared
+from notifyd.store.sql import prepared, query
 from notifyd.store.sweep import SweepStore
 from tests.fixtures.inbox import ago, put
 from tests.fixtures.store import Store, open_database
@@ -18,6 +19,9 @@ from tests.fixtures.store import Store, open_database
 pytestmark = pytest.mark.each_postgres
 
 _PLANS = "SELECT generic_plans, custom_plans FROM pg_prepared_statements WHERE name = %(name)s"
+
+_HOLD = "pg_advisory_xact_lock(4711)"
+_WAITING = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objid = 4711 AND NOT granted"
 
 
 @pytest_asyncio.fixture
@@ -78,3 +82,29 @@ async def test_each_connection_makes_its_own(migrated_database_url: str) -> None
         for tx in (one, other):
             assert (await read_user_state(tx, "alice")).unread == 0
             assert await tx.fetch(_PLANS, {"name": "read_user_state"}) == [(1, 0)]
+
+
+async def test_a_row_that_moved_while_it_was_looked_for_is_leased_from_its_new_place(
+    migrated_database_url: str,
+) -> None:
+    async with open_database(migrated_database_url, database_pool_size=3) as database:
+        store = Store(database)
+        moved, gone = [await put(store, ago(minutes=minutes)) for minutes in (2, 1)]
+        await store.fetch("UPDATE delivery SET next_check_at = now() - interval '1 second'")
+        # The statement itself, held between its snapshot and its locks by what somebody else has.
+        claim = query("claim_due").replace("WHERE", f"WHERE {_HOLD} IS NOT NULL AND", 1)
+        async with database.transaction() as tx, database.transaction() as other:
+            await other.fetch(f"SELECT {_HOLD}")
+            claiming = asyncio.create_task(tx.fetch(claim, {"horizon": int(time.time() * 1000), "limit": 10}))
+            while not await store.fetch(_WAITING):
+                assert not claiming.done()
+                await asyncio.sleep(0.01)
+            for message_id, change in ((moved, "state = 'attempting'"), (gone, "next_check_at = NULL")):
+                await other.fetch(
+                    f"UPDATE delivery SET {change} WHERE message_id = %(id)s", {"id": message_id}
+                )
+            await other.commit()
+            [(place, day)] = await claiming
+            params = {"places": [place], "days": [day], "day_set": [day], "lease_s": 60.0}
+            leased = await tx.fetch(query("lease_due"), params)
+            assert [(row[0], row[4]) for row in leased] == [(moved, "attempting")]

@@ -1,14 +1,12 @@
 -- Lease what claim_due.sql found, with what there is to judge it by: should this sweeper not come to an end,
--- another finds it again. The days are constants here, so that the planner leaves out all others; and each row is
--- looked up by its key, for to join it would be to read all that is unfinished. (`to_ms` counts in numeric,
--- a microsecond each; these are exact to the millisecond, too.)
+-- another finds it again. The days are constants here, so that the planner leaves out all others; each row is taken
+-- from its place in the partition of its day, and what belongs to it looked up by key, for to join it would be to
+-- read all there is. (`to_ms` counts in numeric, a microsecond each; these are exact to the millisecond, too.)
 WITH claimed AS (
     UPDATE delivery AS d
        SET next_check_at = now() + %(lease_s)s * interval '1 second'
-      FROM unnest(%(ids)s::uuid[], %(users)s::text[], %(channels)s::text[], %(days)s::date[])
-           AS due(message_id, user_id, channel, day)
-     WHERE d.message_id = due.message_id AND d.user_id = due.user_id AND d.channel = due.channel
-       AND d.day = due.day AND d.day = ANY(%(day_set)s::date[])
+      FROM unnest(%(places)s::tid[], %(days)s::date[]) AS due(place, day)
+     WHERE d.ctid = due.place AND d.day = due.day AND d.day = ANY(%(day_set)s::date[])
     RETURNING d.message_id, d.user_id, d.channel, d.day, d.state, d.run, d.attempt, d.at, d.resends,
               d.resend_run, d.reason
 )

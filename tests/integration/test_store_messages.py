@@ -92,6 +92,14 @@ async def test_the_same_id_with_other_bytes_is_refused_and_the_first_stays(
     assert store.at[MESSAGES] == 3
 
 
+async def test_a_counter_gives_back_with_its_first_change_what_it_had_in_reserve(store: Store) -> None:
+    rooms = "SELECT user_id, unread, length(room) FROM user_state ORDER BY 1"
+    await store.messages([row(envelope(to=["alice", "bob"]), 0)])
+    assert await store.fetch(rooms) == [("alice", 1, 100), ("bob", 1, 100)]
+    await store.messages([row(envelope(to=["alice"]), 1)])
+    assert await store.fetch(rooms) == [("alice", 2, None), ("bob", 1, 100)]
+
+
 async def test_a_batch_below_the_mark_changes_nothing_and_one_beyond_it_is_sent_back(store: Store) -> None:
     rows = [row(envelope(), offset) for offset in range(4)]
     await store.messages(rows[:2])

@@ -1,5 +1,5 @@
 -- Count new inbox rows. Sent with the COMMIT, so that nobody waits long for a user's row: in batches of
--- many messages some user is in both of any two.
+-- many messages some user is in both of any two. What a new row holds in reserve (`room`) its first change gives back.
 INSERT INTO user_state AS s (user_id, unread, days, odd_days, first_expiry)
 SELECT user_id, count(*),
        -- `is_narrow`: all days are the same or neighbours, and need not be gathered.
@@ -17,4 +17,4 @@ SELECT user_id, count(*),
    SET unread = s.unread + excluded.unread,
        days = CASE WHEN s.days @> excluded.days THEN s.days ELSE s.days + excluded.days END,
        odd_days = CASE WHEN isempty(excluded.odd_days) THEN s.odd_days ELSE s.odd_days + excluded.odd_days END,
-       first_expiry = least(s.first_expiry, excluded.first_expiry), changed_at = now()
+       first_expiry = least(s.first_expiry, excluded.first_expiry), changed_at = now(), room = NULL

@@ -189,7 +189,9 @@ async def _measure(url: str, size: Size, samples: list[str], reads: int) -> dict
 
 
 async def _compare_writes(url: str, size: Size) -> tuple[float, float, float]:
-    """Write into the full store and an empty one in turns: messages a second, and the median of ratios."""
+    """Write into the full store and an empty one, batch by batch in turns, for what else the machine does
+    changes by the second: messages a second, and the median of the rounds' ratios.
+    """
     name = f"empty_{uuid.uuid4().hex[:8]}"
     admin = psycopg2.connect(url)
     admin.autocommit = True
@@ -198,46 +200,49 @@ async def _compare_writes(url: str, size: Size) -> tuple[float, float, float]:
     empty_url = f"{url.rpartition('/')[0]}/{name}"
     try:
         await migrate(Settings(database_url=empty_url))
-        rates: dict[str, list[float]] = {url: [], empty_url: []}
-        offsets = {url: 0, empty_url: 0}
-        incarnation = uuid.uuid4().hex
+        incarnation, rng = uuid.uuid4().hex, random.Random(7)
+        databases = [Database(Settings(database_url=one), Metrics()) for one in (url, empty_url)]
+        stores = [PersistStore(one, incarnation, "bench", Metrics()) for one in databases]
+        for store in stores:  # connects, and knows the day
+            await store.write_messages("messages", 0, 0, 0, [], _refuse)
+        rounds = []
         for number in range(_WRITE_ROUNDS + 1):
-            for place in (url, empty_url) if number % 2 else (empty_url, url):
-                rate = await _write(place, size, incarnation, offsets[place])
-                offsets[place] += _WRITE_BATCHES * _WRITE_ROWS
-                if number:  # the first round meets cold caches
-                    rates[place].append(rate)
+            took_s = [0.0, 0.0]
+            for batch in range(_WRITE_BATCHES):
+                start = (number * _WRITE_BATCHES + batch) * _WRITE_ROWS
+                rows = _new_rows(size, start, rng)
+                for at in (0, 1) if batch % 2 else (1, 0):
+                    took_s[at] += await _write(stores[at], start, rows)
+            rounds.append(took_s)
+        for database in databases:
+            await database.stop()
     finally:
         cursor.execute(f"DROP DATABASE {name} WITH (FORCE)")
         admin.close()
-    ratios = [full / empty for full, empty in zip(rates[url], rates[empty_url], strict=True)]
-    medians = statistics.median(rates[url]), statistics.median(rates[empty_url])
-    return *medians, round(statistics.median(ratios), 3)
+    rounds = rounds[1:]  # the first round meets cold caches
+    full, empty = (
+        _WRITE_BATCHES * _WRITE_ROWS / statistics.median(took_s[at] for took_s in rounds) for at in (0, 1)
+    )
+    return full, empty, round(statistics.median(empty_s / full_s for full_s, empty_s in rounds), 3)
 
 
-async def _write(url: str, size: Size, incarnation: str, first: int) -> float:
-    database = Database(Settings(database_url=url), Metrics())
-    store = PersistStore(database, incarnation, "bench", Metrics())
-    rng, limits, now_ms = random.Random(first), Limits(), int(time.time() * 1000)
-    batches = []
-    for start in range(first, first + _WRITE_BATCHES * _WRITE_ROWS, _WRITE_ROWS):
-        values = [
-            envelope(new_id(), user_name(rng.randrange(size.users)), now_ms) for _ in range(_WRITE_ROWS)
-        ]
-        rows = [
-            MessageRow(decode(value, timestamp_ms=now_ms, limits=limits), 0, start + n)
-            for n, value in enumerate(values)
-        ]
-        batches.append((start, rows))
-    await store.write_messages("messages", 0, first, first, [], _refuse)  # connects, and knows the day
+def _new_rows(size: Size, start: int, rng: random.Random) -> list[MessageRow]:
+    limits, now_ms = Limits(), int(time.time() * 1000)
+    values = [envelope(new_id(), user_name(rng.randrange(size.users)), now_ms) for _ in range(_WRITE_ROWS)]
+    return [
+        MessageRow(decode(value, timestamp_ms=now_ms, limits=limits), 0, start + n)
+        for n, value in enumerate(values)
+    ]
+
+
+async def _write(store: PersistStore, start: int, rows: Sequence[MessageRow]) -> float:
+    """Write a batch; return how long it took (s)."""
     began = time.perf_counter()
-    for start, rows in batches:
-        written = await store.write_messages("messages", 0, start, start + len(rows), rows, _refuse)
-        if written.messages != len(rows):
-            raise RuntimeError(f"{written} of {len(rows)} messages")
+    written = await store.write_messages("messages", 0, start, start + len(rows), rows, _refuse)
     took_s = time.perf_counter() - began
-    await database.stop()
-    return _WRITE_BATCHES * _WRITE_ROWS / took_s
+    if written.messages != len(rows):
+        raise RuntimeError(f"{written} of {len(rows)} messages")
+    return took_s
 
 
 async def _refuse(refused: Sequence[Refused]) -> None:

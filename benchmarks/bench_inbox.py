@@ -75,7 +75,9 @@ def main() -> int:
     parser.add_argument("--users", type=int, default=10_000, help="users they are spread over (10,000)")
     parser.add_argument("--days", type=int, default=30, help="days they are spread over (30)")
     parser.add_argument("--reads", type=int, default=2000, help="reads of each kind (2,000)")
-    parser.add_argument("--url", help="an empty database to use; without it a server is started")
+    parser.add_argument(
+        "--url", help="an empty database to use, as a superuser; without it a server is started"
+    )
     parser.add_argument("--filled", action="store_true", help="the database at --url was filled before")
     parser.add_argument(
         "--warm",

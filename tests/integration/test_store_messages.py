@@ -92,12 +92,20 @@ async def test_the_same_id_with_other_bytes_is_refused_and_the_first_stays(
     assert store.at[MESSAGES] == 3
 
 
-async def test_a_counter_gives_back_with_its_first_change_what_it_had_in_reserve(store: Store) -> None:
+async def test_a_counter_gives_back_with_the_next_message_what_it_had_in_reserve(store: Store) -> None:
     rooms = "SELECT user_id, unread, length(room) FROM user_state ORDER BY 1"
     await store.messages([row(envelope(to=["alice", "bob"]), 0)])
     assert await store.fetch(rooms) == [("alice", 1, 100), ("bob", 1, 100)]
     await store.messages([row(envelope(to=["alice"]), 1)])
     assert await store.fetch(rooms) == [("alice", 2, None), ("bob", 1, 100)]
+    # A message that waited for its time is counted by a statement of its own.
+    now_ms = int(time.time() * 1000)
+    due = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now_ms / 1000 + 3600))
+    later = envelope(to=["bob"], notBefore=due)
+    await store.messages([row(later, 2, timestamp_ms=now_ms)])
+    assert await store.fetch(rooms) == [("alice", 2, None), ("bob", 1, 100)]
+    await store.messages([row(later, 3, timestamp_ms=now_ms + 3_601_000)])
+    assert await store.fetch(rooms) == [("alice", 2, None), ("bob", 2, None)]
 
 
 async def test_a_batch_below_the_mark_changes_nothing_and_one_beyond_it_is_sent_back(store: Store) -> None:

@@ -1,5 +1,5 @@
 -- Count new inbox rows. Sent with the COMMIT, so that nobody waits long for a user's row: in batches of
--- many messages some user is in both of any two. What a new row holds in reserve (`room`) its first change gives back.
+-- many messages some user is in both of any two. What a new row holds in reserve (`room`) the next messages give back.
 INSERT INTO user_state AS s (user_id, unread, days, odd_days, first_expiry)
 SELECT user_id, count(*),
        -- `is_narrow`: all days are the same or neighbours, and need not be gathered.

@@ -1,4 +1,5 @@
--- Inbox rows and unread counters of messages that were just released, at the position of the release.
+-- Inbox rows and unread counters (as count_inbox.sql has them) of messages that were just released, at the position of
+-- the release.
 WITH new_row AS (
     INSERT INTO inbox (user_id, message_id, day, incarnation_id, kafka_partition, kafka_offset, arrived_at,
                        expires_at)
@@ -19,6 +20,6 @@ WITH new_row AS (
         ON CONFLICT (user_id) DO UPDATE
        SET unread = s.unread + excluded.unread, days = s.days + excluded.days,
            odd_days = s.odd_days + excluded.odd_days,
-           first_expiry = least(s.first_expiry, excluded.first_expiry), changed_at = now()
+           first_expiry = least(s.first_expiry, excluded.first_expiry), changed_at = now(), room = NULL
 )
 SELECT count(*) FROM new_row

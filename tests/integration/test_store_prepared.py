@@ -9,16 +9,18 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
+from notifyd.delivery.overdue import Overdue
 from notifyd.errors import NotifydError
 from notifyd.store.inbox import read_originals, read_page, read_user_state
 from notifyd.store.sql import prepared, query
 from notifyd.store.sweep import SweepStore
 from tests.fixtures.inbox import ago, put
-from tests.fixtures.store import Store, open_database
+from tests.fixtures.store import Store, envelope, event_of, open_database, row
 
 pytestmark = pytest.mark.each_postgres
 
 _PLANS = "SELECT generic_plans, custom_plans FROM pg_prepared_statements WHERE name = %(name)s"
+_UPDATES = "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_xact_user_tables WHERE relname = %(name)s"
 
 _HOLD = "pg_advisory_xact_lock(4711)"
 _WAITING = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objid = 4711 AND NOT granted"
@@ -108,3 +110,49 @@ async def test_a_row_that_moved_while_it_was_looked_for_is_leased_from_its_new_p
             params = {"places": [place], "days": [day], "day_set": [day], "lease_s": 60.0}
             leased = await tx.fetch(query("lease_due"), params)
             assert [(row[0], row[4]) for row in leased] == [(moved, "attempting")]
+
+
+async def test_a_lease_is_written_beside_the_row_and_into_no_index(store: Store) -> None:
+    await put(store, ago(minutes=1))
+    await store.fetch("UPDATE delivery SET next_check_at = now() - interval '1 second'")
+    async with store.database.transaction() as tx:
+        claim = prepared("claim_due", limit=1)
+        [(place, day)] = await tx.fetch(claim, {"horizon": int(time.time() * 1000)})
+        params = {"places": [place], "days": [day], "day_set": [day], "lease_s": 60.0}
+        table = {"name": f"delivery_p{day.replace('-', '')}"}
+        [(updates, within_page)] = await tx.fetch(_UPDATES, table)
+        assert len(await tx.fetch(query("lease_due"), params)) == 1
+        assert await tx.fetch(_UPDATES, table) == [(updates + 1, within_page + 1)]
+
+
+async def test_what_was_leased_is_found_again_once_the_lease_is_over_or_given_up(store: Store) -> None:
+    await put(store, ago(minutes=1))
+    await store.fetch("UPDATE delivery SET next_check_at = now() - interval '1 second'")
+    sweep = SweepStore(store.database)
+
+    async def claim(lease_s: float) -> list[Overdue]:
+        return await sweep.claim_due(int(time.time() * 1000), limit=10, lease_s=lease_s)
+
+    [first] = await claim(0.0)
+    # Whoever had it is dead: the next one takes it over.
+    assert await claim(60.0) == [first]
+    assert await claim(60.0) == []
+    await sweep.postpone({first: 0.0})
+    assert await claim(60.0) == [first]
+    await sweep.begin_resends({first: "run"})
+    assert await claim(60.0) == []
+    await sweep.count_resends({first: "run"}, check_after_s=0.0)
+    [again] = await claim(60.0)
+    assert (again.resends, again.pending_run) == (1, None)
+
+
+async def test_an_event_ends_the_lease_of_what_it_tells_of(store: Store) -> None:
+    one = row(envelope(), 0)
+    await store.messages([one])
+    await store.fetch("UPDATE delivery SET next_check_at = now() - interval '1 second'")
+    sweep = SweepStore(store.database)
+    [found] = await sweep.claim_due(int(time.time() * 1000), limit=10, lease_s=600.0)
+    await store.events([event_of(one, "sent")])
+    await store.fetch("UPDATE delivery SET next_check_at = now() - interval '1 second'")
+    [again] = await sweep.claim_due(int(time.time() * 1000), limit=10, lease_s=600.0)
+    assert (again.id, found.state, again.state) == (one.message.id, "pending", "sent")

@@ -44,7 +44,7 @@ WITH event AS MATERIALIZED (
 ), moved AS (
     UPDATE delivery
        SET state = best.s, run = best.r, attempt = best.n, at = best.at, due_at = best.due_at, pod = best.p,
-           reason = best.re, detail = best.de, attempts = best.attempts, is_final = best.is_final,
+           reason = best.re, detail = best.de, attempts = best.attempts, is_final = best.is_final, lease_until = NULL,
            next_check_at = CASE WHEN NOT best.is_final
                THEN greatest(now(), best.due_at) + %(check_after_s)s * interval '1 second' END
       FROM best, old

@@ -4,6 +4,7 @@
 SELECT ctid::text, day::text
   FROM delivery
  WHERE next_check_at <= least(now(), from_ms(%(horizon)s)) AND state <> 'scheduled'
+   AND (lease_until IS NULL OR lease_until <= now())
  ORDER BY next_check_at
  LIMIT %(limit)s
    FOR NO KEY UPDATE SKIP LOCKED

@@ -2,9 +2,9 @@
 -- another finds it again. The days are constants here, so that the planner leaves out all others; each row is taken
 -- from its place in the partition of its day, and what belongs to it looked up by key, for to join it would be to
 -- read all there is. (`to_ms` counts in numeric, a microsecond each; these are exact to the millisecond, too.)
-WITH claimed AS (
+WITH incarnations AS MATERIALIZED (SELECT id, name FROM incarnation), claimed AS (
     UPDATE delivery AS d
-       SET next_check_at = now() + %(lease_s)s * interval '1 second'
+       SET lease_until = now() + %(lease_s)s * interval '1 second'
       FROM unnest(%(places)s::tid[], %(days)s::date[]) AS due(place, day)
      WHERE d.ctid = due.place AND d.day = due.day AND d.day = ANY(%(day_set)s::date[])
     RETURNING d.message_id, d.user_id, d.channel, d.day, d.state, d.run, d.attempt, d.at, d.resends,
@@ -25,5 +25,5 @@ SELECT c.message_id::text, c.day::text, c.user_id, c.channel, c.state, c.run, c.
                                               THEN c.message_id END
                         AND user_id = c.user_id AND day = c.day AND day = ANY(%(day_set)s::date[])) AS i
          ON true
-  JOIN incarnation ON incarnation.id = coalesce(i.incarnation_id, m.incarnation_id)
+  JOIN incarnations AS incarnation ON incarnation.id = coalesce(i.incarnation_id, m.incarnation_id)
  ORDER BY c.message_id, c.user_id, c.channel

@@ -218,7 +218,7 @@ async def _measure(url: str, size: Size, samples: list[str], reads: int) -> dict
                 break
             is_old = min(one.accepted_at_ms for one in found) / 1000 < now_s - _OLD_S
             results["sweep of 500, old" if is_old else "sweep of 500"].append(took_ms)
-            # As the role does before it goes on: what is leased for long stands in the way of what is due next.
+            # As the role does before it goes on: what stays leased stands in the way of what is due next.
             waits = dict.fromkeys(found, 3600.0)
             await timed("put off 500", lambda waits=waits: sweep.postpone(waits))
     await database.stop()

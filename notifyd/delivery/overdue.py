@@ -31,6 +31,7 @@ class Overdue(msgspec.Struct, frozen=True, gc=False):
     `partition` and `offset` are where it came to be due, in `incarnation`; times are Unix milliseconds.
     `run` is that of its winning event; `resends` how many the broker has; `pending_run` that of one that
     may be under way. `is_fallback`: nobody has begun with it; `is_seen`: the user has seen the message.
+    The order is that of `lease_due.sql`.
     """
 
     id: str

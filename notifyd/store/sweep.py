@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from notifyd.delivery.overdue import FALLBACK, Overdue, Pod
+from notifyd.delivery.overdue import Overdue, Pod
 from notifyd.log import get_logger
 from notifyd.store import arrays
 from notifyd.store.alone import alone
@@ -162,33 +162,8 @@ async def _lease_due(tx: Transaction, horizon_ms: int, limit: int, lease_s: floa
         "day_set": sorted(set(days)),
         "lease_s": lease_s,
     }
-    return [_overdue(row) for row in await tx.fetch(_BY_KEY + query("lease_due"), params)]
+    return [Overdue(*row) for row in await tx.fetch(_BY_KEY + query("lease_due"), params)]
 
 
 def _key(one: Overdue, **more: object) -> dict[str, object]:
     return {"i": one.id, "d": one.day, "u": one.user, "c": one.channel, **more}
-
-
-def _overdue(row: Sequence[Any]) -> Overdue:
-    (message_id, day, user, channel, state, run, attempt, at_ms, resends, pending_run, digest, *rest) = row
-    incarnation, partition, offset, accepted_at_ms, expires_at_ms, reason, is_seen = rest
-    return Overdue(
-        id=message_id,
-        day=day,
-        digest=digest,
-        user=user,
-        channel=channel,
-        state=state,
-        run=run,
-        attempt=attempt,
-        at_ms=at_ms,
-        resends=resends,
-        pending_run=pending_run,
-        incarnation=incarnation,
-        partition=partition,
-        offset=offset,
-        accepted_at_ms=accepted_at_ms,
-        expires_at_ms=expires_at_ms,
-        is_fallback=reason == FALLBACK,
-        is_seen=bool(is_seen),
-    )

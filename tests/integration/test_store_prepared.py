@@ -109,7 +109,7 @@ async def test_a_row_that_moved_while_it_was_looked_for_is_leased_from_its_new_p
             [(place, day)] = await claiming
             params = {"places": [place], "days": [day], "day_set": [day], "lease_s": 60.0}
             leased = await tx.fetch(query("lease_due"), params)
-            assert [(row[0], row[4]) for row in leased] == [(moved, "attempting")]
+            assert [(row[0], row[5]) for row in leased] == [(moved, "attempting")]
 
 
 async def test_a_lease_is_written_beside_the_row_and_into_no_index(store: Store) -> None:

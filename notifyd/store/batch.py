@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final, Literal
+
+import msgspec
 
 from notifyd.message.envelope import Message
 
@@ -12,8 +16,7 @@ from notifyd.message.envelope import Message
 CHECK_AFTER_S: Final = 60.0
 
 
-@dataclass(frozen=True, slots=True)
-class MessageRow:
+class MessageRow(msgspec.Struct, frozen=True, eq=False, gc=False):
     """A valid message, where it was read, and the trace that its producer named (`traceparent`)."""
 
     message: Message
@@ -24,7 +27,12 @@ class MessageRow:
     @property
     def day(self) -> str:
         """The day of the message (ISO)."""
-        return self.message.day.isoformat()
+        return _iso(self.message.day)
+
+
+@lru_cache(maxsize=1024)
+def _iso(day: dt.date) -> str:
+    return day.isoformat()
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,6 +55,11 @@ async def days_of_ids(reader: Reader, ids: Iterable[str]) -> dict[str, dt.date]:
     return days
 
 
+def multirange(days: Iterable[str]) -> str:
+    """Write days (ISO) as a `datemultirange` in its text form, not yet merged to spans."""
+    return "{" + ",".join([f"[{day},{day}]" for day in days]) + "}"
+
+
 def parse_days(multirange: str) -> list[dt.date]:
     """Spell out a `datemultirange` in its text form, latest day first."""
     spans = [(dt.date.fromisoformat(a), dt.date.fromisoformat(b)) for a, b in _RANGE.findall(multirange)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import Final
@@ -14,7 +15,7 @@ from notifyd.store import arrays, events
 from notifyd.store.batch import MessageRow, Place, Refused, Tally
 from notifyd.store.cipher import NOT_ENCRYPTED, ContentCipher
 from notifyd.store.collapse import Keyed, collapse, key_of
-from notifyd.store.days import midnight
+from notifyd.store.days import midnight, multirange
 from notifyd.store.pool import Transaction
 from notifyd.store.sql import query
 
@@ -322,25 +323,45 @@ def _keyed(facts: Sequence[MessageFacts]) -> list[Keyed]:
 
 
 def _inbox_columns(facts: Sequence[MessageFacts], letting_go: Sequence[str]) -> dict[str, object]:
-    """Lay out the inbox rows of messages as `count_inbox.sql` reads them: see there.
+    """Add the inbox rows of messages up for each user, as `count_inbox.sql` reads them: see there.
 
     Of the users `letting_go` something has expired already.
     """
-    at_once = set(letting_go)
-    rows = [(user, fact) for fact in facts for user in fact.recipients]
+    new = Counter([user for fact in facts for user in fact.recipients])
+    users = sorted(new)
     days = {fact.day for fact in facts}
-    first, last = dt.date.fromisoformat(min(days)), dt.date.fromisoformat(max(days))
-    arrivals = [fact.accepted_ms for fact in facts]
+    expiries: dict[str, int] = {}
+    for fact in facts:
+        if fact.expires_ms is not None:
+            for user in fact.recipients:
+                expiries[user] = min(expiries.get(user, fact.expires_ms), fact.expires_ms)
+    expiries.update(dict.fromkeys(letting_go, 0))
     return {
-        "is_narrow": (last - first).days < 2,
-        "may_be_odd": min(arrivals) < _ms(last - _ODD_DAYS) or max(arrivals) >= _ms(first + _ODD_DAYS),
-        "inbox_users": arrays.of_texts([user for user, _ in rows]),
-        "inbox_days": arrays.of_plain([fact.day for _, fact in rows]),
-        "inbox_arrived": arrays.of_plain([fact.accepted_ms for _, fact in rows]),
-        "inbox_expires": arrays.of_optional(
-            [0 if user in at_once else fact.expires_ms for user, fact in rows]
-        ),
+        "all_days": multirange(days),
+        "counted_users": arrays.of_texts(users),
+        "counted_rows": arrays.of_plain([new[user] for user in users]),
+        "counted_days": _days_of(facts, users) if len(days) > 1 else "{}",
+        "counted_odd_days": _days_of(odd, users) if (odd := _odd(facts, days)) else "{}",
+        "counted_expiries": arrays.of_optional([expiries.get(user) for user in users]) if expiries else "{}",
     }
+
+
+def _days_of(facts: Sequence[MessageFacts], users: Sequence[str]) -> str:
+    days: dict[str, set[str]] = {user: set() for user in users}
+    for fact in facts:
+        for user in fact.recipients:
+            days[user].add(fact.day)
+    return arrays.of_texts([multirange(one) for one in days.values()])
+
+
+def _odd(facts: Sequence[MessageFacts], days: set[str]) -> list[MessageFacts]:
+    """Return those that are odd arrivals, as `is_odd_arrival` has it."""
+    span = {day: _ms_around(dt.date.fromisoformat(day)) for day in days}
+    return [fact for fact in facts if not span[fact.day][0] <= fact.accepted_ms < span[fact.day][1]]
+
+
+def _ms_around(day: dt.date) -> tuple[float, float]:
+    return _ms(day - _ODD_DAYS), _ms(day + _ODD_DAYS)
 
 
 def _ms(day: dt.date) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import random
 from collections.abc import AsyncIterator
 from itertools import pairwise
@@ -9,10 +10,12 @@ from itertools import pairwise
 import pytest
 import pytest_asyncio
 
+from notifyd.message.envelope import decode
+from notifyd.store.batch import MessageRow
 from notifyd.store.inbox import TOP, Filter, read_originals, read_page
 from notifyd.store.reading import mark_ids, mark_up_to, read_unread
 from tests.fixtures.inbox import ago, all_pages, assert_counters_are_right, id_at, put
-from tests.fixtures.store import Store, envelope, open_store, random_id, row
+from tests.fixtures.store import LIMITS, MESSAGES, Store, envelope, open_store, random_id, row
 
 pytestmark = pytest.mark.each_postgres
 
@@ -164,3 +167,48 @@ async def test_any_inbox_comes_out_whole_and_in_order_by_pages_of_any_size(store
         assert await all_pages(store, limit=limit) == expected
     page = await read_page(store.database, "alice", limit=500, before=TOP)
     assert all(a.position > b.position for a, b in pairwise(page.rows))
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_a_batch_counts_for_each_user_what_its_rows_say(store: Store, seed: int) -> None:
+    rng = random.Random(seed)
+    users = [
+        *(f"user-{number}" for number in range(9)),
+        "Zoë",
+        "zoe",
+        "\U0001f389",
+        'a"b\\c',
+        "{x,y}",
+        "NULL",
+    ]
+    # Of one day, of some, and of many with arrivals far from them: each is counted in its own way.
+    spread_d = (0, 1, 6, 20)[seed]
+    noon = ago(days=30).replace(hour=12)
+    for _ in range(3):
+        start = store.at[MESSAGES]
+        rows = []
+        for offset in range(start, start + 60):
+            made = noon - dt.timedelta(days=rng.randint(0, spread_d))
+            arrived = made + dt.timedelta(
+                days=rng.choice((-2.6, -1.4, 0, 1.4, 1.6, 5)) if spread_d > 1 else 0
+            )
+            content = {"ttl": rng.choice(("1h", "9h"))} if rng.random() < 0.2 else {}
+            value = envelope(
+                id_at(made), to=rng.sample(users, rng.randint(1, 4)), created=made.isoformat(), **content
+            )
+            at_ms = int(arrived.timestamp() * 1000)
+            rows.append(
+                MessageRow(decode(value, timestamp_ms=at_ms, limits=LIMITS, is_exempt=True), 0, offset)
+            )
+        assert (await store.messages(rows)).messages == 60
+    told = "SELECT user_id, unread, days::text, odd_days::text, first_expiry FROM user_state ORDER BY user_id"
+    counted = (
+        "SELECT user_id, count(*), range_agg(daterange(day, day + 1))::text,"
+        " coalesce(range_agg(daterange(day, day + 1))"
+        "          FILTER (WHERE is_odd_arrival(arrived_at, day)), '{}')::text,"
+        " min(expires_at) FROM inbox GROUP BY user_id ORDER BY user_id"
+    )
+    known = await store.fetch(told)
+    assert known == await store.fetch(counted)
+    assert len(known) == len(users)
+    assert any(odd != "{}" for _, _, _, odd, _ in known) == (spread_d > 1)

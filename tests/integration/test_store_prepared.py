@@ -131,7 +131,8 @@ async def test_what_was_leased_is_found_again_once_the_lease_is_over_or_given_up
     sweep = SweepStore(store.database)
 
     async def claim(lease_s: float) -> list[Overdue]:
-        return await sweep.claim_due(int(time.time() * 1000), limit=10, lease_s=lease_s)
+        # Whole milliseconds would leave out what became due in this one.
+        return await sweep.claim_due(int(time.time() * 1000) + 1000, limit=10, lease_s=lease_s)
 
     [first] = await claim(0.0)
     # Whoever had it is dead: the next one takes it over.

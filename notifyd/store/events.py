@@ -126,6 +126,11 @@ class EventBatch:
         for fact in self._facts.values():
             self._by_message.setdefault(fact.i, []).append(fact)
 
+    @classmethod
+    async def laid_out(cls, place: Place, rows: Sequence[EventRow]) -> EventBatch:
+        """Lay out rows, as `MessageBatch` does."""
+        return cls(place, rows)
+
     async def begin(self, tx: Transaction, start: int) -> int | None:
         """Nothing: what is to be locked first takes an answer to be known."""
         return None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import Final
 
@@ -22,6 +23,9 @@ from notifyd.store.sql import query
 #: One statement carries at most so much; its text is twice that, for bytes travel in hex.
 _CHUNK_BYTES: Final = 8 * 1024 * 1024
 _CHUNK_DELIVERIES: Final = 20_000
+
+#: Then others have their turn.
+_FACTS_AT_ONCE: Final = 16
 
 #: An arrival so far from its message's day is odd (`is_odd_arrival`).
 _ODD_DAYS: Final = dt.timedelta(days=2)
@@ -110,34 +114,45 @@ class _News:
 
 
 class MessageBatch:
-    """Messages of one partition, laid out for the database before a connection is taken for them.
+    """Messages of one partition, laid out for the database before a connection is taken for them."""
 
-    What they say is sealed with `content`.
-    """
-
-    def __init__(
-        self, place: Place, rows: Sequence[MessageRow], content: ContentCipher = NOT_ENCRYPTED
-    ) -> None:
+    def __init__(self, place: Place, rows: Sequence[MessageRow]) -> None:
         self._place = place
         self._rows = {row.offset: row for row in rows}
         self._facts: dict[int, MessageFacts] = {}
         self._refused: list[Refused] = []
-        for row in rows:
-            fact = message_facts(row)
-            if isinstance(fact, Refused):
-                self._refused.append(fact)
-            else:
-                self._facts[fact.offset] = fact
-        self._claims = [
-            fact for at, fact in self._facts.items() if not self._rows[at].message.is_time_ordered
-        ]
-        self._chunks = [
-            (chunk, place.params(**_columns(chunk, content))) for chunk in _chunks(list(self._facts.values()))
-        ]
-        # As if all were new, which nearly all are: the server does not wait for it then.
-        self._as_new = _News(list(self._facts.values()))
+        self._claims: list[MessageFacts] = []
+        self._chunks: list[tuple[list[MessageFacts], dict[str, object]]] = []
+        self._as_new = _News([])
         #: Offsets of what was written and was not there before.
         self._new: set[int] = set()
+
+    @classmethod
+    async def laid_out(
+        cls, place: Place, rows: Sequence[MessageRow], content: ContentCipher = NOT_ENCRYPTED
+    ) -> MessageBatch:
+        """Lay out rows, whose messages are sealed with `content`, a little at a time.
+
+        Others have a batch at its statements meanwhile: each of their answers would wait for all of this.
+        """
+        batch = cls(place, rows)
+        for number, row in enumerate(rows):
+            if number % _FACTS_AT_ONCE == 0:
+                await asyncio.sleep(0)
+            fact = message_facts(row)
+            if isinstance(fact, Refused):
+                batch._refused.append(fact)
+            else:
+                batch._facts[fact.offset] = fact
+                if not row.message.is_time_ordered:
+                    batch._claims.append(fact)
+        facts = list(batch._facts.values())
+        for chunk in _chunks(facts):
+            batch._chunks.append((chunk, place.params(**await _columns(chunk, content))))
+        # As if all were new, which nearly all are: the server does not wait for it then.
+        batch._as_new = _News(facts)
+        await asyncio.sleep(0)
+        return batch
 
     async def begin(self, tx: Transaction, start: int) -> int | None:
         """Lock the mark and, where it is at `start`, write the first part, in one go. Return the mark.
@@ -271,9 +286,13 @@ def _chunks(facts: Sequence[MessageFacts]) -> Iterator[list[MessageFacts]]:
         yield chunk
 
 
-def _columns(facts: Sequence[MessageFacts], content: ContentCipher) -> dict[str, object]:
-    """Lay out messages as `insert_messages.sql` reads them: see there."""
-    stored = [content.seal(fact.id, fact.raw) for fact in facts]
+async def _columns(facts: Sequence[MessageFacts], content: ContentCipher) -> dict[str, object]:
+    """Lay out messages as `insert_messages.sql` reads them: see there. One column after the other."""
+    stored: list[bytes] = []
+    for number, fact in enumerate(facts):
+        if number % _FACTS_AT_ONCE == 0:
+            await asyncio.sleep(0)
+        stored.append(content.seal(fact.id, fact.raw))
     lengths = [len(one) for one in stored]
     numbered = list(enumerate(facts, 1))
     recipients = [(number, user) for number, fact in numbered for user in fact.recipients]
@@ -289,29 +308,34 @@ def _columns(facts: Sequence[MessageFacts], content: ContentCipher) -> dict[str,
         for user in fact.recipients
         for channel in fact.fallbacks
     ]
-    return {
-        "offsets": arrays.of_plain([fact.offset for fact in facts]),
-        "ids": arrays.of_plain([fact.id for fact in facts]),
-        "days": arrays.of_plain([fact.day for fact in facts]),
-        "digests": bytes.fromhex("".join([fact.digest for fact in facts])),
-        "accepted": arrays.of_plain([fact.accepted_ms for fact in facts]),
-        "created": arrays.of_plain([fact.created_ms for fact in facts]),
-        "due": arrays.of_optional([fact.due_ms for fact in facts]),
-        "expires": arrays.of_optional([fact.expires_ms for fact in facts]),
-        "senders": arrays.of_texts([fact.sender for fact in facts]),
-        "creators": arrays.of_texts([fact.created_by for fact in facts]),
-        "types": arrays.of_texts([fact.type for fact in facts]),
-        "traces": arrays.of_optional([fact.traceparent for fact in facts]),
-        "originals": arrays.of_bytes(b"".join(stored)),
-        "places": arrays.of_plain(list(accumulate(lengths, initial=1))[:-1]),
-        "lengths": arrays.of_plain(lengths),
-        "recipient_of": arrays.of_plain([number for number, _ in recipients]),
-        "recipients": arrays.of_texts([user for _, user in recipients]),
-        "delivery_of": arrays.of_plain([one[0] for one in deliveries]),
-        "delivery_users": arrays.of_texts([one[1] for one in deliveries]),
-        "channels": arrays.of_texts([one[2] for one in deliveries]),
-        "after": arrays.of_optional([one[3] for one in deliveries]),
+    layout: dict[str, Callable[[], object]] = {
+        "offsets": lambda: arrays.of_plain([fact.offset for fact in facts]),
+        "ids": lambda: arrays.of_plain([fact.id for fact in facts]),
+        "days": lambda: arrays.of_plain([fact.day for fact in facts]),
+        "digests": lambda: bytes.fromhex("".join([fact.digest for fact in facts])),
+        "accepted": lambda: arrays.of_plain([fact.accepted_ms for fact in facts]),
+        "created": lambda: arrays.of_plain([fact.created_ms for fact in facts]),
+        "due": lambda: arrays.of_optional([fact.due_ms for fact in facts]),
+        "expires": lambda: arrays.of_optional([fact.expires_ms for fact in facts]),
+        "senders": lambda: arrays.of_texts([fact.sender for fact in facts]),
+        "creators": lambda: arrays.of_texts([fact.created_by for fact in facts]),
+        "types": lambda: arrays.of_texts([fact.type for fact in facts]),
+        "traces": lambda: arrays.of_optional([fact.traceparent for fact in facts]),
+        "originals": lambda: arrays.of_bytes(b"".join(stored)),
+        "places": lambda: arrays.of_plain(list(accumulate(lengths, initial=1))[:-1]),
+        "lengths": lambda: arrays.of_plain(lengths),
+        "recipient_of": lambda: arrays.of_plain([number for number, _ in recipients]),
+        "recipients": lambda: arrays.of_texts([user for _, user in recipients]),
+        "delivery_of": lambda: arrays.of_plain([one[0] for one in deliveries]),
+        "delivery_users": lambda: arrays.of_texts([one[1] for one in deliveries]),
+        "channels": lambda: arrays.of_texts([one[2] for one in deliveries]),
+        "after": lambda: arrays.of_optional([one[3] for one in deliveries]),
     }
+    columns: dict[str, object] = {}
+    for name, column in layout.items():
+        await asyncio.sleep(0)
+        columns[name] = column()
+    return columns
 
 
 def _keyed(facts: Sequence[MessageFacts]) -> list[Keyed]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Final, Protocol, TypeVar
@@ -54,7 +54,7 @@ class _Batch(Protocol):
         """Write them, or what is left of them, and tell what was done."""
 
 
-_Layout = Callable[[Place, Sequence[_Row]], _Batch]
+_Layout = Callable[[Place, Sequence[_Row]], Awaitable[_Batch]]
 
 
 class PersistStore:
@@ -101,7 +101,7 @@ class PersistStore:
         nothing was written, or nobody can tell: call again with the same batch.
         """
         place = await self._place(topic, partition)
-        layout = partial(MessageBatch, content=self._database.content)
+        layout = partial(MessageBatch.laid_out, content=self._database.content)
         return await self._write(
             place, start, end, rows=rows, unread=[], layout=layout, on_refused=on_refused
         )
@@ -137,7 +137,7 @@ class PersistStore:
         current = [position for position in positions if position.incarnation == self._incarnation]
         await write_positions(self._database, place.incarnation, current)
         return await self._write(
-            place, start, end, rows=rows, unread=refused, layout=EventBatch, on_refused=on_refused
+            place, start, end, rows=rows, unread=refused, layout=EventBatch.laid_out, on_refused=on_refused
         )
 
     async def _write(
@@ -186,7 +186,7 @@ class PersistStore:
         if homeless:
             return homeless
         try:
-            batch = layout(place, rows)
+            batch = await layout(place, rows)
             async with self._database.transaction() as tx:
                 mark = await batch.begin(tx, start)
                 if mark is None:
@@ -197,7 +197,7 @@ class PersistStore:
                     return Written("replayed", mark), None
                 if mark > start:
                     # A batch that begins below the mark and ends above it is new from the mark on.
-                    batch = layout(place, [row for row in rows if row.offset >= mark])
+                    batch = await layout(place, [row for row in rows if row.offset >= mark])
                 tally = await batch.write(tx)
                 if not tally.refused:
                     last = f"{tally.last};" if tally.last else ""
@@ -226,7 +226,7 @@ class PersistStore:
         middle = len(rows) // 2
         for half in (rows[:middle], rows[middle:]):
             try:
-                batch = layout(place, half)
+                batch = await layout(place, half)
                 async with self._database.transaction() as tx:
                     tally = await batch.write(tx)
                     if tally.last:

@@ -74,7 +74,7 @@ async def test_an_event_whose_message_is_just_being_written_is_joined(store: Sto
     async def write(is_message: bool, is_open: asyncio.Event, may_end: asyncio.Event) -> None:
         async with store.database.transaction() as tx:
             if is_message:
-                await MessageBatch(place, [one]).write(tx)
+                await (await MessageBatch.laid_out(place, [one])).write(tx)
             else:
                 await EventBatch(place, rows).write(tx)
             is_open.set()

@@ -61,7 +61,11 @@ LIMITS_MS = {
 _SWEEP_ROWS, _OLD_S = 500, 86_400.0
 #: How often all of it is leased: one pass has some hundred batches of the last day, too few for a p99.
 _SWEEP_PASSES = 6
-_DUE_AGAIN = "UPDATE delivery SET next_check_at = at WHERE next_check_at > now() AND NOT is_final"
+#: What a pass put off, and the last of it, which were leased alone.
+_DUE_AGAIN = (
+    "UPDATE delivery SET next_check_at = at, lease_until = NULL"
+    " WHERE greatest(next_check_at, lease_until) > now() AND NOT is_final"
+)
 #: Writing into the full store against an empty one: batches of messages, in turns.
 _WRITE_ROUNDS, _WRITE_BATCHES, _WRITE_ROWS = 12, 12, 500
 WRITE_RATIO = 0.9

@@ -55,7 +55,7 @@ async def days_of_ids(reader: Reader, ids: Iterable[str]) -> dict[str, dt.date]:
     return days
 
 
-def multirange(days: Iterable[str]) -> str:
+def format_days(days: Iterable[str]) -> str:
     """Write days (ISO) as a `datemultirange` in its text form, not yet merged to spans."""
     return "{" + ",".join([f"[{day},{day}]" for day in days]) + "}"
 

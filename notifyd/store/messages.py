@@ -16,7 +16,7 @@ from notifyd.store import arrays, events
 from notifyd.store.batch import MessageRow, Place, Refused, Tally
 from notifyd.store.cipher import NOT_ENCRYPTED, ContentCipher
 from notifyd.store.collapse import Keyed, collapse, key_of
-from notifyd.store.days import midnight, multirange
+from notifyd.store.days import format_days, midnight
 from notifyd.store.pool import Transaction
 from notifyd.store.sql import query
 
@@ -116,14 +116,22 @@ class _News:
 class MessageBatch:
     """Messages of one partition, laid out for the database before a connection is taken for them."""
 
-    def __init__(self, place: Place, rows: Sequence[MessageRow]) -> None:
+    def __init__(
+        self,
+        place: Place,
+        rows: Sequence[MessageRow],
+        facts: Sequence[MessageFacts],
+        refused: list[Refused],
+        chunks: Sequence[tuple[list[MessageFacts], dict[str, object]]],
+    ) -> None:
         self._place = place
         self._rows = {row.offset: row for row in rows}
-        self._facts: dict[int, MessageFacts] = {}
-        self._refused: list[Refused] = []
-        self._claims: list[MessageFacts] = []
-        self._chunks: list[tuple[list[MessageFacts], dict[str, object]]] = []
-        self._as_new = _News([])
+        self._facts = {fact.offset: fact for fact in facts}
+        self._refused = refused
+        self._claims = [fact for fact in facts if not self._rows[fact.offset].message.is_time_ordered]
+        self._chunks = chunks
+        # As if all were new, which nearly all are: the server does not wait for it then.
+        self._as_new = _News(facts)
         #: Offsets of what was written and was not there before.
         self._new: set[int] = set()
 
@@ -135,22 +143,18 @@ class MessageBatch:
 
         Others have a batch at its statements meanwhile: each of their answers would wait for all of this.
         """
-        batch = cls(place, rows)
+        facts: list[MessageFacts] = []
+        refused: list[Refused] = []
         for number, row in enumerate(rows):
             if number % _FACTS_AT_ONCE == 0:
                 await asyncio.sleep(0)
             fact = message_facts(row)
             if isinstance(fact, Refused):
-                batch._refused.append(fact)
+                refused.append(fact)
             else:
-                batch._facts[fact.offset] = fact
-                if not row.message.is_time_ordered:
-                    batch._claims.append(fact)
-        facts = list(batch._facts.values())
-        for chunk in _chunks(facts):
-            batch._chunks.append((chunk, place.params(**await _columns(chunk, content))))
-        # As if all were new, which nearly all are: the server does not wait for it then.
-        batch._as_new = _News(facts)
+                facts.append(fact)
+        chunks = [(chunk, place.params(**await _columns(chunk, content))) for chunk in _chunks(facts)]
+        batch = cls(place, rows, facts, refused, chunks)
         await asyncio.sleep(0)
         return batch
 
@@ -361,7 +365,7 @@ def _inbox_columns(facts: Sequence[MessageFacts], letting_go: Sequence[str]) -> 
                 expiries[user] = min(expiries.get(user, fact.expires_ms), fact.expires_ms)
     expiries.update(dict.fromkeys(letting_go, 0))
     return {
-        "all_days": multirange(days),
+        "all_days": format_days(days),
         "counted_users": arrays.of_texts(users),
         "counted_rows": arrays.of_plain([new[user] for user in users]),
         "counted_days": _days_of(facts, users) if len(days) > 1 else "{}",
@@ -375,21 +379,16 @@ def _days_of(facts: Sequence[MessageFacts], users: Sequence[str]) -> str:
     for fact in facts:
         for user in fact.recipients:
             days[user].add(fact.day)
-    return arrays.of_texts([multirange(one) for one in days.values()])
+    return arrays.of_texts([format_days(one) for one in days.values()])
 
 
 def _odd(facts: Sequence[MessageFacts], days: set[str]) -> list[MessageFacts]:
     """Return those that are odd arrivals, as `is_odd_arrival` has it."""
-    span = {day: _ms_around(dt.date.fromisoformat(day)) for day in days}
-    return [fact for fact in facts if not span[fact.day][0] <= fact.accepted_ms < span[fact.day][1]]
-
-
-def _ms_around(day: dt.date) -> tuple[float, float]:
-    return _ms(day - _ODD_DAYS), _ms(day + _ODD_DAYS)
-
-
-def _ms(day: dt.date) -> float:
-    return midnight(day).timestamp() * 1000
+    near: dict[str, tuple[float, float]] = {}
+    for day in days:
+        begun = midnight(dt.date.fromisoformat(day))
+        near[day] = (begun - _ODD_DAYS).timestamp() * 1000, (begun + _ODD_DAYS).timestamp() * 1000
+    return [fact for fact in facts if not near[fact.day][0] <= fact.accepted_ms < near[fact.day][1]]
 
 
 def _encode(facts: Sequence[MessageFacts]) -> str:

@@ -219,8 +219,8 @@ _LIVES = st.lists(
 )
 
 
-#: `MERGED_LIVES=2000 pytest -k merge_alike tests/integration/test_store_events.py` takes five minutes.
-LIVES = int(os.environ.get("MERGED_LIVES", "300"))
+#: `MERGED_LIVES=20000 pytest -k merge_alike tests/integration/test_store_events.py` tries more.
+LIVES = int(os.environ.get("MERGED_LIVES", "2000"))
 
 
 async def test_sql_and_python_merge_alike_in_any_order_and_repetition(store: Store) -> None:
